@@ -1,0 +1,1 @@
+"""Bytes from any URL: ranges, identity, URLs."""

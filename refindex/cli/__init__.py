@@ -1,0 +1,5 @@
+"""The ``refindex`` command; one module a subcommand."""
+
+from refindex.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,105 @@
+"""``refindex info``: an archive at a glance."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.tree import Tree
+
+from refindex import api
+from refindex.access import urls
+from refindex.cli.ls import describe
+from refindex.cli.options import JSON, STORAGE_OPTIONS, VERSION, dump, nbytes, parse_storage_options
+from refindex.model.manifest import Node, Status
+
+
+def command(
+    archive: Annotated[str, typer.Argument(help="A manifest, or an HDF5 / NetCDF-4 file.")],
+    attributes: Annotated[bool, typer.Option("--attributes", "-a", help="Show attributes, too.")] = False,
+    sources: Annotated[bool, typer.Option("--sources", "-s", help="List all sources.")] = False,
+    report: Annotated[bool, typer.Option("--report", "-r", help="Show the whole report of the scan.")] = False,
+    version: VERSION = None,
+    json: JSON = False,
+    storage_options: STORAGE_OPTIONS = None,
+) -> None:
+    """Show the tree of an archive: shapes, chunks, codecs, sizes, sources, what is not served."""
+    with api.open(archive, version=version, storage_options=parse_storage_options(storage_options)) as opened:
+        arrays = {path: array_facts(opened, node) for path, node in opened.arrays.items()}
+        if json:
+            dump(_document(archive, opened, arrays))
+            return
+        console = Console(soft_wrap=True, highlight=False)
+        size = sum(s.size for s in opened.sources)
+        console.print(
+            f"{urls.display(opened.url)}: version {opened.version}, {len(arrays)} arrays, "
+            f"{sum(f['references'] for f in arrays.values())} references, {len(opened.sources)} sources of {nbytes(size)}",
+            markup=False,
+        )
+        console.print(_tree(opened, arrays, attributes), markup=False, soft_wrap=True)
+        shown = opened.sources if sources else opened.sources[:5]
+        for source in shown:
+            console.print(f"source {urls.display(source.url)} ({nbytes(source.size)})", markup=False)
+        if len(shown) < len(opened.sources):
+            console.print(f"... and {len(opened.sources) - len(shown)} more sources (--sources)", markup=False)
+        entries = opened.report.entries if report else opened.report.select(Status.FAILED, Status.UNSERVED)
+        for entry in entries:
+            console.print(f"{entry.status}: {entry.source}:{entry.path}: {entry.reason}", markup=False)
+
+
+def array_facts(opened: api.Archive, node: Node) -> dict[str, Any]:
+    """What there is to know of an array: type, shape, chunks, codecs, references, sizes in bytes."""
+    table = opened.find(node.path)
+    itemsize = node.dtype.itemsize if node.dtype is not None else None
+    grid = node.json["chunk_grid"]
+    return {
+        "data_type": node.json["data_type"],
+        "shape": list(node.shape),
+        "dims": list(node.dims),
+        "chunk_grid": grid["name"],
+        "chunks": grid["configuration"].get("chunk_shape") or grid["configuration"].get("chunk_shapes"),
+        "codecs": [codec["name"] for codec in node.codecs],
+        "references": len(table),
+        "of_chunks": node.grid.size,
+        "stored_bytes": table.nbytes_stored,
+        "bytes": None if itemsize is None else math.prod(node.shape) * itemsize,
+    }
+
+
+def _document(archive: str, opened: api.Archive, arrays: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "archive": archive,
+        "version": opened.version,
+        "arrays": arrays,
+        "groups": [path for path, node in opened.nodes.items() if not node.is_array],
+        "sources": [{"url": s.url, "size": s.size, "mtime_us": s.mtime, "etag": s.etag} for s in opened.sources],
+        "report": [
+            {"source": e.source, "path": e.path, "status": str(e.status), "reason": e.reason} for e in opened.report
+        ],
+    }
+
+
+def _tree(opened: api.Archive, arrays: dict[str, dict[str, Any]], attributes: bool) -> Tree:
+    trees: dict[str, Tree] = {"": Tree("/")}
+    nodes = opened.nodes
+    for path in sorted(nodes, key=lambda p: p.split("/") if p else []):
+        node = nodes[path]
+        if path:
+            folder, _, name = path.rpartition("/")
+            label = f"{name}/" if not node.is_array else f"{name}  {describe(node)}  {_stored(arrays[path])}"
+            trees[path] = trees[folder].add(label)
+        if attributes:
+            for key, value in node.attributes.items():
+                trees[path].add(f"@{key} = {value!r}")
+    return trees[""]
+
+
+def _stored(facts: dict[str, Any]) -> str:
+    codecs = " + ".join(name.removeprefix("numcodecs.") for name in facts["codecs"])
+    size = nbytes(facts["stored_bytes"])
+    if facts["bytes"] is not None and facts["bytes"] != facts["stored_bytes"]:
+        size += f" of {nbytes(facts['bytes'])}"
+    missing = "" if facts["references"] == facts["of_chunks"] else f" of {facts['of_chunks']}"
+    return f"chunks {facts['chunks']} x {facts['references']}{missing}, {codecs}, {size}"

@@ -1,0 +1,118 @@
+"""``refindex scan``: index files into a manifest."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from refindex import api, storage
+from refindex.access import urls
+from refindex.access.files import StorageOptions, reading
+from refindex.cli.options import JSON, STORAGE_OPTIONS, dump, parse_storage_options
+from refindex.errors import ExistsError
+from refindex.model.manifest import Manifest, Status
+
+
+def command(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, URLs, globs or folders.", metavar="SOURCES...", show_default=False),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", "-o", help="Manifest to write: NAME.refindex (Parquet) or NAME.sqlite.", metavar="OUT"),
+    ] = None,
+    from_file: Annotated[
+        str | None,
+        typer.Option("--from-file", help="Read sources from a file, one a line; '-' is standard input."),
+    ] = None,
+    variable: Annotated[
+        list[str] | None,
+        typer.Option("--variable", "-v", help="Only this array, by name or path (repeat for more)."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-j", min=1, help="Processes; 1 stays in this one.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be scanned.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Give an archive that exists a new version.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Scan and report, write nothing.")] = False,
+    progress: Annotated[
+        bool | None,
+        typer.Option("--progress/--no-progress", help="By default on a terminal.", show_default=False),
+    ] = None,
+    json: JSON = False,
+    storage_options: STORAGE_OPTIONS = None,
+) -> None:
+    """Index HDF5 / NetCDF-4 files into a manifest."""
+    wanted = [*(sources or ()), *(_lines(from_file) if from_file else ())]
+    if not wanted:
+        raise typer.BadParameter("name at least one source, or --from-file")
+    if out is None and not dry_run:
+        raise typer.BadParameter("say where to write the manifest with --out, or pass --dry-run")
+    options = parse_storage_options(storage_options)
+    if out is not None and not dry_run:
+        _check_output(out, overwrite, options)
+    manifest = api.scan(
+        wanted,
+        variables=variable,
+        workers=workers,
+        storage_options=options,
+        strict=strict,
+        progress=sys.stderr.isatty() and not json if progress is None else progress,
+    )
+    version = None
+    if out is not None and not dry_run:
+        version = manifest.save(out, overwrite=overwrite, storage_options=options)
+    if json:
+        dump(_summary(manifest, out, version))
+    else:
+        _tell(manifest, out, version)
+    if manifest.report.select(Status.FAILED):
+        raise typer.Exit(3)
+
+
+def _lines(name: str) -> list[str]:
+    if name == "-":
+        text = sys.stdin.read()
+    else:
+        with reading(urls.absolute(name), "reading the list of sources"):
+            text = Path(name).read_text(encoding="utf-8")
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _check_output(out: str, overwrite: bool, options: StorageOptions) -> None:
+    """Refuse before the work what would be refused after it."""
+    url = urls.absolute(out)
+    if not overwrite and storage.is_archive(url.rstrip("/"), options):
+        raise ExistsError(f"{out} exists; pass --overwrite for a new version, or choose another name")
+
+
+def _summary(manifest: Manifest, out: str | None, version: int | None) -> dict[str, object]:
+    return {
+        "out": out,
+        "version": version,
+        "arrays": len(manifest.arrays),
+        "groups": len(manifest.groups),
+        "references": manifest.n_references,
+        "sources": [urls.display(s.url) for s in manifest.sources],
+        "counts": {str(k): v for k, v in sorted(manifest.report.counts.items())},
+        "report": [
+            {"source": e.source, "path": e.path, "status": str(e.status), "reason": e.reason} for e in manifest.report
+        ],
+    }
+
+
+def _tell(manifest: Manifest, out: str | None, version: int | None) -> None:
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(manifest.report.counts.items()))
+    typer.echo(
+        f"{len(manifest.sources)} source{'s' * (len(manifest.sources) != 1)}, {len(manifest.arrays)} arrays, "
+        f"{manifest.n_references} references ({counts})"
+    )
+    for entry in manifest.report.select(Status.FAILED, Status.UNSERVED, Status.ADAPTED, Status.NOTE):
+        where = entry.source if entry.path == "/" else f"{entry.source}:{entry.path}"
+        typer.echo(f"  {entry.status}: {where}: {entry.reason}", err=entry.status in (Status.FAILED, Status.UNSERVED))
+    if version is not None:
+        typer.echo(f"wrote {out} (version {version})")

@@ -1,0 +1,1 @@
+"""Stored bytes of a chunk to values, by the chunk's encoding."""

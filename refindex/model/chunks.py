@@ -1,0 +1,179 @@
+"""Chunk references as columns: no Python object a chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from refindex.errors import FormatError
+
+type IntArray = npt.NDArray[np.int64]
+
+INLINE = -1
+"""``source`` of a chunk whose bytes are in the manifest itself."""
+
+DECLARED = -1
+"""``encoding`` of a chunk whose bytes are exactly what the array's codec chain says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkTable:
+    """The references of one array, one row a chunk that exists, sorted by chunk number.
+
+    Columns (all of length ``n``):
+
+    chunk: int64
+        C-order number in the array's chunk grid, strictly increasing.
+    source: int32
+        Index into the manifest's sources, or ``INLINE``.
+    offset, length: int64
+        Byte range in the source; for inline chunks, in ``data``.
+    encoding: int32
+        Index into the array's encodings, or ``DECLARED``.
+    data: bytes
+        The bytes of all inline chunks, one after the other.
+
+    A chunk with no row does not exist in the source and reads as fill value.
+
+    Raises
+    ------
+    FormatError
+        If columns differ in length, rows are not sorted and unique, or a range is negative.
+    """
+
+    chunk: IntArray
+    source: npt.NDArray[np.int32]
+    offset: IntArray
+    length: IntArray
+    encoding: npt.NDArray[np.int32]
+    data: bytes = b""
+
+    def __post_init__(self) -> None:
+        n = len(self.chunk)
+        for name in ("source", "offset", "length", "encoding"):
+            if len(getattr(self, name)) != n:
+                raise FormatError(f"chunk table: {len(getattr(self, name))} rows of {name} for {n} chunks")
+        if n and (np.any(self.chunk[1:] <= self.chunk[:-1]) or self.chunk[0] < 0):
+            raise FormatError("chunk table: chunk numbers must be >= 0, sorted and unique")
+        if n and (self.offset.min() < 0 or self.length.min() < 0):
+            raise FormatError("chunk table: an offset or a length is negative")
+
+    @classmethod
+    def empty(cls) -> ChunkTable:
+        """A table without rows."""
+        return cls.from_columns(chunk=(), source=0, offset=(), length=())
+
+    @classmethod
+    def from_columns(
+        cls,
+        *,
+        chunk: npt.ArrayLike,
+        source: npt.ArrayLike,
+        offset: npt.ArrayLike,
+        length: npt.ArrayLike,
+        encoding: npt.ArrayLike = 0,
+        data: bytes = b"",
+    ) -> ChunkTable:
+        """Build a table from columns in any order; ``source`` and ``encoding`` may be one number for all.
+
+        Raises
+        ------
+        FormatError
+            If a chunk number occurs twice.
+        """
+        chunk = np.asarray(chunk, dtype=np.int64).reshape(-1)
+        n = len(chunk)
+        sources = np.broadcast_to(np.asarray(source, dtype=np.int32), n)
+        offsets = np.asarray(offset, dtype=np.int64).reshape(-1)
+        lengths = np.broadcast_to(np.asarray(length, dtype=np.int64), n)
+        encodings = np.broadcast_to(np.asarray(encoding, dtype=np.int32), n)
+        if np.any(chunk[1:] <= chunk[:-1]):
+            order = np.argsort(chunk, kind="stable")
+            chunk, sources, offsets = chunk[order], sources[order], offsets[order]
+            lengths, encodings = lengths[order], encodings[order]
+        return cls(
+            chunk=chunk,
+            source=np.ascontiguousarray(sources),
+            offset=offsets,
+            length=np.ascontiguousarray(lengths),
+            encoding=np.ascontiguousarray(encodings),
+            data=data,
+        )
+
+    @classmethod
+    def inline(cls, chunks: Sequence[tuple[int, bytes]]) -> ChunkTable:
+        """A table of a few chunks whose bytes (already encoded as declared) are kept in the manifest."""
+        lengths = np.array([len(data) for _, data in chunks], dtype=np.int64)
+        return cls.from_columns(
+            chunk=[number for number, _ in chunks],
+            source=INLINE,
+            offset=np.cumsum(lengths) - lengths,
+            length=lengths,
+            encoding=DECLARED,
+            data=b"".join(data for _, data in chunks),
+        )
+
+    def __len__(self) -> int:
+        return len(self.chunk)
+
+    @property
+    def nbytes_stored(self) -> int:
+        """Bytes that the referenced chunks take in their sources (and inline)."""
+        return int(self.length.sum())
+
+    def find(self, chunks: npt.ArrayLike) -> npt.NDArray[np.intp]:
+        """Row of each chunk number, -1 where the chunk does not exist."""
+        wanted = np.asarray(chunks, dtype=np.int64).reshape(-1)
+        if not len(self.chunk):
+            return np.full(len(wanted), -1, dtype=np.intp)
+        rows = np.searchsorted(self.chunk, wanted)
+        rows[rows == len(self.chunk)] = 0
+        rows[self.chunk[rows] != wanted] = -1
+        return rows
+
+    def take(self, rows: npt.ArrayLike | slice) -> ChunkTable:
+        """The given rows (in increasing order), sharing the inline data."""
+        selection = rows if isinstance(rows, slice) else np.asarray(rows)
+        return ChunkTable(
+            chunk=self.chunk[selection],
+            source=self.source[selection],
+            offset=self.offset[selection],
+            length=self.length[selection],
+            encoding=self.encoding[selection],
+            data=self.data,
+        )
+
+    def inline_bytes(self, row: int) -> bytes:
+        """Bytes of an inline chunk."""
+        start = int(self.offset[row])
+        return self.data[start : start + int(self.length[row])]
+
+    def with_sources(self, mapping: npt.ArrayLike) -> ChunkTable:
+        """The table with source numbers replaced through ``mapping`` (inline rows stay inline)."""
+        renumber = np.asarray(mapping, dtype=np.int32)
+        source = np.where(self.source == INLINE, INLINE, renumber[np.maximum(self.source, 0)])
+        return ChunkTable(
+            chunk=self.chunk,
+            source=source.astype(np.int32),
+            offset=self.offset,
+            length=self.length,
+            encoding=self.encoding,
+            data=self.data,
+        )
+
+    def same_references(self, other: ChunkTable) -> bool:
+        """Whether both tables say the same of every chunk (inline data compared by value)."""
+        if len(self) != len(other):
+            return False
+        inline = self.source == INLINE
+        if not all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("chunk", "source", "length", "encoding")
+        ):
+            return False
+        if not np.array_equal(self.offset[~inline], other.offset[~inline]):
+            return False
+        return all(self.inline_bytes(int(r)) == other.inline_bytes(int(r)) for r in np.flatnonzero(inline))

@@ -1,0 +1,340 @@
+"""What a manifest is: nodes, arrays with their references, sources, and the report of the scan."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from refindex.errors import FormatError, RefindexError
+from refindex.model.chunks import DECLARED, INLINE, ChunkTable
+from refindex.model.dtype import dtype_from_json
+from refindex.model.encoding import Encoding, native_codecs
+from refindex.model.grid import ChunkGrid
+from refindex.model.zarr_v3 import dumps, group_document, loads
+
+FORMAT_VERSION = 1
+"""Version of the manifest format that this module models (see the manifest format reference)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A file that references point into, and how to recognise that it has not changed.
+
+    Parameters
+    ----------
+    url:
+        Absolute URL with its protocol (``file:///data/a.nc``, ``s3://bucket/a.nc``).
+    size:
+        Size in bytes.
+    mtime:
+        Modification time in microseconds since 1970 UTC, None where the storage has none.
+    etag:
+        Entity tag where the storage has one.
+    """
+
+    url: str
+    size: int
+    mtime: int | None = None
+    etag: str | None = None
+
+
+class Status(StrEnum):
+    """What became of an object of a source."""
+
+    NATIVE = "native"
+    """Its chunks are passed through as they are."""
+    ADAPTED = "adapted"
+    """Some chunks are decoded here and encoded again; the reason says why."""
+    INLINED = "inlined"
+    """Its values are in the manifest."""
+    NOTE = "note"
+    """Served, with something that a reader of the report should know."""
+    DIMENSION = "dimension"
+    """A netCDF dimension without a variable: it lives on as a dimension name."""
+    UNSERVED = "unserved"
+    """Not served; the reason says why."""
+    FAILED = "failed"
+    """A whole source that could not be scanned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportEntry:
+    """One line of a scan report: an object's path in its source, what became of it, and why."""
+
+    source: str
+    path: str
+    status: Status
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanReport:
+    """What a scan served, how, and what it did not serve."""
+
+    entries: tuple[ReportEntry, ...] = ()
+
+    def __iter__(self) -> Iterator[ReportEntry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @cached_property
+    def counts(self) -> Mapping[Status, int]:
+        """Number of entries of each status."""
+        return MappingProxyType(Counter(entry.status for entry in self.entries))
+
+    def select(self, *statuses: Status) -> tuple[ReportEntry, ...]:
+        """The entries of the given statuses."""
+        return tuple(entry for entry in self.entries if entry.status in statuses)
+
+    @property
+    def problems(self) -> tuple[ReportEntry, ...]:
+        """What is not served: objects and whole sources."""
+        return self.select(Status.UNSERVED, Status.FAILED)
+
+    def __str__(self) -> str:
+        total = ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items()))
+        lines = [
+            f"  {entry.status}: {entry.source}{'' if entry.path == '/' else ':' + entry.path}: {entry.reason}"
+            for entry in self.entries
+            if entry.status not in (Status.NATIVE, Status.INLINED, Status.DIMENSION)
+        ]
+        return "\n".join([f"scan report: {total or 'nothing scanned'}", *lines])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A group or an array as the manifest keeps it: a path and its final ``zarr.json`` text.
+
+    Parameters
+    ----------
+    path:
+        Path in the hierarchy without slashes at the ends; the root is ``""``.
+    document:
+        The final ``zarr.json`` text.
+    encodings:
+        For arrays: the encodings that the rows of the chunk table number.
+    attribute_types:
+        Numpy dtypes of numeric attributes whose type JSON does not keep, as ``{"scale_factor": "float32"}``.
+    """
+
+    path: str
+    document: str
+    encodings: tuple[Encoding, ...] = ()
+    attribute_types: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def json(self) -> dict[str, Any]:
+        """The parsed document."""
+        parsed = loads(self.document, f"document of /{self.path}")
+        if not isinstance(parsed, dict) or parsed.get("node_type") not in ("array", "group"):
+            raise FormatError(f"document of /{self.path}: neither a Zarr v3 array nor a group")
+        return parsed
+
+    @property
+    def is_array(self) -> bool:
+        return bool(self.json["node_type"] == "array")
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return dict(self.json.get("attributes", {}))
+
+    @cached_property
+    def typed_attributes(self) -> dict[str, Any]:
+        """Attributes with the numpy types that they have in the source."""
+        attributes = self.attributes
+        for name, dtype in self.attribute_types.items():
+            if name in attributes and not isinstance(attributes[name], str):
+                value = np.asarray(attributes[name], dtype=np.dtype(dtype))
+                attributes[name] = value if value.ndim else value[()]
+        return attributes
+
+    # What follows is meaningful for arrays only.
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(n) for n in self.json["shape"])
+
+    @cached_property
+    def grid(self) -> ChunkGrid:
+        return ChunkGrid.from_json(self.shape, self.json["chunk_grid"])
+
+    @property
+    def codecs(self) -> list[dict[str, Any]]:
+        return list(self.json["codecs"])
+
+    @property
+    def dims(self) -> tuple[str | None, ...]:
+        """Dimension names."""
+        return tuple(self.json.get("dimension_names") or (None,) * len(self.shape))
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any] | None:
+        """Dtype of decoded chunk bytes, in the declared byte order; None for types of variable length."""
+        endian = next((c.get("configuration", {}).get("endian") for c in self.codecs if c["name"] == "bytes"), None)
+        return dtype_from_json(self.json["data_type"], endian)
+
+    @cached_property
+    def native_encodings(self) -> tuple[bool, ...]:
+        """For each encoding, whether its bytes are what the codec chain declares (the shape aside)."""
+        dtype = self.dtype
+        return tuple(dtype is not None and native_codecs(encoding, dtype) == self.codecs for encoding in self.encodings)
+
+    def is_native(self, chunk: int, encoding: int) -> bool:
+        """Whether a chunk of this number with this encoding passes through untouched."""
+        if encoding == DECLARED:
+            return True
+        return self.native_encodings[encoding] and (self.encodings[encoding].shape == self.grid.chunk_shape(chunk))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Array(Node):
+    """An array node with its references."""
+
+    chunks: ChunkTable
+
+
+class _Writer:
+    """What :meth:`Manifest.save` calls; storage plugs itself in, so that the model needs not know it."""
+
+    save: ClassVar[Callable[..., int] | None] = None
+
+
+def set_writer(save: Callable[..., int]) -> None:
+    """Give manifests their ``save``."""
+    _Writer.save = staticmethod(save)
+
+
+EMPTY_ROOT = Node(path="", document=dumps(group_document({})))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A hierarchy of groups and arrays whose chunks lie in other files.
+
+    Parameters
+    ----------
+    groups, arrays:
+        By path; the root group, ``""``, is always there.
+    sources:
+        The files that ``ChunkTable.source`` numbers.
+    report:
+        What the scan served, how, and what it did not.
+
+    Raises
+    ------
+    FormatError
+        If a parent group is missing, or a table refers to a source or an encoding that is not there.
+    """
+
+    groups: Mapping[str, Node]
+    arrays: Mapping[str, Array]
+    sources: tuple[Source, ...] = ()
+    report: ScanReport = field(default_factory=ScanReport)
+
+    def __post_init__(self) -> None:
+        if "" not in self.groups:
+            raise FormatError("manifest: there is no root group")
+        for path in (*self.groups, *self.arrays):
+            if path and path.rpartition("/")[0] not in self.groups:
+                raise FormatError(f"manifest: /{path} has no parent group")
+        for path, array in self.arrays.items():
+            table = array.chunks
+            if len(table) and (table.source.min() < INLINE or table.source.max() >= len(self.sources)):
+                raise FormatError(f"manifest: /{path} refers to a source that is not listed")
+            if len(table) and (table.encoding.min() < DECLARED or table.encoding.max() >= len(array.encodings)):
+                raise FormatError(f"manifest: /{path} refers to an encoding that is not listed")
+            if len(table) and table.chunk[-1] >= array.grid.size:
+                raise FormatError(
+                    f"manifest: /{path} has chunk {table.chunk[-1]} in a grid of {array.grid.size} chunks"
+                )
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """All nodes by path: groups, then arrays, each in the order of the sources."""
+        return {**self.groups, **self.arrays}
+
+    @property
+    def n_references(self) -> int:
+        """Number of chunk references in all arrays."""
+        return sum(len(array.chunks) for array in self.arrays.values())
+
+    def save(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Write the manifest and return the version that was committed.
+
+        Parameters
+        ----------
+        url:
+            Where to: SQLite if the name ends in ``.sqlite`` (``.sqlite3``, ``.db``), else a folder of Parquet
+            files, by custom ``NAME.refindex``.
+        overwrite:
+            Whether an archive that exists gets a new version.
+        storage_options:
+            Options for fsspec.
+
+        Raises
+        ------
+        ExistsError
+            If something is there and ``overwrite`` is not set; nothing is changed then.
+        SourceError
+            If it cannot be written.
+        """
+        if _Writer.save is None:
+            raise RefindexError("no manifest storage is loaded: import refindex before saving")
+        return _Writer.save(self, os.fspath(url), overwrite=overwrite, storage_options=storage_options)
+
+    def nest(self, name: str) -> Manifest:
+        """The same hierarchy one level down, in a group ``name``."""
+        groups = {"": EMPTY_ROOT}
+        groups |= {f"{name}/{path}".rstrip("/"): group for path, group in self.groups.items()}
+        arrays = {f"{name}/{path}": array for path, array in self.arrays.items()}
+        return replace(
+            self,
+            groups={path: replace(group, path=path) for path, group in groups.items()},
+            arrays={path: replace(array, path=path) for path, array in arrays.items()},
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<refindex.Manifest: {len(self.arrays)} arrays, {len(self.groups)} groups, "
+            f"{self.n_references} references into {len(self.sources)} sources>"
+        )
+
+
+def unite(manifests: Mapping[str, Manifest], extra: tuple[ReportEntry, ...] = ()) -> Manifest:
+    """Manifests side by side, each in the group that is its key; sources are renumbered once.
+
+    ``extra`` entries (sources that could not be scanned) are appended to the report.
+    """
+    groups: dict[str, Node] = {"": EMPTY_ROOT}
+    arrays: dict[str, Array] = {}
+    sources: dict[Source, int] = {}
+    entries: list[ReportEntry] = []
+    for name, manifest in manifests.items():
+        nested = manifest.nest(name)
+        mapping = [sources.setdefault(source, len(sources)) for source in nested.sources]
+        groups |= nested.groups
+        for path, array in nested.arrays.items():
+            arrays[path] = replace(array, chunks=array.chunks.with_sources(mapping or [0]))
+        entries.extend(manifest.report)
+    return Manifest(
+        groups=groups,
+        arrays=arrays,
+        sources=tuple(sources),
+        report=ScanReport(entries=(*entries, *extra)),
+    )

@@ -1,0 +1,5 @@
+"""Scan one HDF5 or NetCDF-4 file."""
+
+from refindex.scan.hdf5.scanner import SIGNATURE, scan_hdf5
+
+__all__ = ["SIGNATURE", "scan_hdf5"]

@@ -1,0 +1,164 @@
+"""HDF5 attributes -> JSON values, with the numpy types that JSON does not keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from h5py import h5a, h5d, h5g, h5r, h5s, h5t
+
+from refindex.errors import UnsupportedError
+from refindex.model.zarr_v3 import json_value
+
+HIDDEN = frozenset(
+    {
+        b"CLASS",
+        b"DIMENSION_LABELS",
+        b"DIMENSION_LIST",
+        b"REFERENCE_LIST",
+        b"_NCProperties",
+        b"_Netcdf4Coordinates",
+        b"_Netcdf4Dimid",
+        b"_nc3_strict",
+    }
+)
+"""Book-keeping of HDF5 dimension scales and of netCDF-4, which netCDF hides too. ``NAME`` is hidden on scales."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Attributes:
+    """The attributes of one object.
+
+    ``values`` are strict JSON; ``types`` the numpy dtypes of numeric ones; ``notes`` what could not
+    be kept, one sentence each.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def names(obj: h5g.GroupID | h5d.DatasetID) -> list[bytes]:
+    """Attribute names, in creation order where the file keeps it."""
+    found: list[bytes] = []
+
+    def visit(name: bytes, *_: Any) -> None:
+        found.append(name)
+
+    h5a.iterate(obj, visit)
+    return found
+
+
+def read(obj: h5g.GroupID | h5d.DatasetID, *, is_scale: bool = False) -> Attributes:
+    """All attributes of a group or dataset that are data, not book-keeping."""
+    result = Attributes()
+    for raw in names(obj):
+        if raw in HIDDEN or (is_scale and raw == b"NAME"):
+            continue
+        try:
+            name = raw.decode()
+        except UnicodeDecodeError:
+            result.notes.append(f"attribute {raw!r}: its name is not UTF-8; left out")
+            continue
+        try:
+            value, dtype = read_value(h5a.open(obj, raw))
+        except UnsupportedError as error:
+            result.notes.append(f"attribute {name!r}: {error}; left out")
+            continue
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+            result.notes.append(f"attribute {name!r}: libhdf5 cannot read it ({error}); left out")
+            continue
+        value, changed = json_value(value)
+        if changed:
+            result.notes.append(f"attribute {name!r}: JSON has no NaN or infinity; kept as text")
+        elif dtype is not None:
+            result.types[name] = dtype
+        result.values[name] = value
+    return result
+
+
+def read_value(attribute: h5a.AttrID) -> tuple[Any, str | None]:
+    """One attribute as a Python value, and the numpy dtype if it is numeric.
+
+    An array of one element becomes a scalar, as netCDF presents it.
+
+    Raises
+    ------
+    UnsupportedError
+        If its type has no JSON form.
+    """
+    datatype = attribute.get_type()
+    kind = datatype.get_class()
+    space = attribute.get_space()
+    if space.get_simple_extent_type() == h5s.NULL:
+        return ("" if kind == h5t.STRING else []), None
+    shape = attribute.shape
+    if kind == h5t.STRING:
+        return _shaped(_texts(attribute, datatype, shape), shape), None
+    if kind == h5t.REFERENCE:
+        return _shaped(_paths(attribute, shape), shape), None
+    if kind == h5t.VLEN:
+        return _shaped(list(_sequences(attribute, datatype, shape)), shape), None
+    dtype = datatype.dtype
+    if dtype.kind not in "biufc" or dtype.itemsize > 16 or dtype.str[1:] == "f16":
+        raise UnsupportedError(f"type {dtype} has no JSON form")
+    if dtype.kind == "c":
+        raise UnsupportedError("complex numbers have no JSON form")
+    # An array datatype adds its dimensions to those of the dataspace.
+    out = np.empty(shape, dtype=dtype)
+    attribute.read(out)
+    native = out.astype(out.dtype.newbyteorder("="))
+    value = native.item() if native.size == 1 else native.tolist()
+    return value, native.dtype.name
+
+
+def _shaped(flat: list[Any], shape: tuple[int, ...]) -> Any:
+    if len(flat) == 1:
+        return flat[0]
+    if len(shape) <= 1:
+        return flat
+    out = np.empty(len(flat), dtype=object)
+    out[:] = flat
+    return out.reshape(shape).tolist()
+
+
+def text(raw: bytes) -> str:
+    """Bytes of a string as text: UTF-8, and Latin-1 for what older tools wrote."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _texts(attribute: h5a.AttrID, datatype: h5t.TypeStringID, shape: tuple[int, ...]) -> list[str]:
+    if datatype.is_variable_str():
+        out = np.empty(shape, dtype=object)
+        memory = h5t.py_create(np.dtype(object, metadata={"vlen": bytes}))
+        attribute.read(out, mtype=memory)
+        return [text(v) if isinstance(v, bytes) else "" for v in out.reshape(-1)]
+    size = datatype.get_size()
+    fixed = np.empty(shape, dtype=f"S{size}")
+    attribute.read(fixed)
+    return [text(v.partition(b"\0")[0]) for v in fixed.reshape(-1).tolist()]
+
+
+def _paths(attribute: h5a.AttrID, shape: tuple[int, ...]) -> list[str]:
+    out = np.empty(shape, dtype=attribute.dtype)
+    attribute.read(out)
+    paths = []
+    for reference in out.reshape(-1):
+        target = h5r.get_name(reference, attribute) if reference else None
+        paths.append(text(target) if target else "")
+    return paths
+
+
+def _sequences(attribute: h5a.AttrID, datatype: h5t.TypeVlenID, shape: tuple[int, ...]) -> Iterator[list[Any]]:
+    base = datatype.get_super()
+    if base.get_class() not in (h5t.INTEGER, h5t.FLOAT, h5t.ENUM):
+        raise UnsupportedError("variable-length sequences of other than numbers have no JSON form")
+    out = np.empty(shape, dtype=object)
+    attribute.read(out, mtype=h5t.py_create(attribute.dtype))
+    for sequence in out.reshape(-1):
+        yield [] if sequence is None else np.asarray(sequence).tolist()

@@ -1,0 +1,490 @@
+"""One HDF5 dataset -> one array of the manifest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numcodecs
+import numpy as np
+from h5py import h5d, h5f, h5p, h5s
+
+from refindex.decode import libhdf5
+from refindex.decode.pipeline import decode
+from refindex.errors import FormatError, RefindexError, UnsupportedError
+from refindex.model.chunks import ChunkTable
+from refindex.model.dtype import (
+    StoredType,
+    Subarray,
+    data_type_json,
+    fill_value_json,
+    numpy_dtype,
+    same_bytes,
+    served_dtype,
+    to_served,
+    xarray_fill_value,
+)
+from refindex.model.encoding import (
+    BLOSC,
+    BZIP2,
+    DEFLATE,
+    FLETCHER32,
+    LZF,
+    NBIT,
+    SCALEOFFSET,
+    SHUFFLE,
+    SZIP,
+    ZSTD,
+    Encoding,
+    Filter,
+    bytes_codec,
+    native_codecs,
+)
+from refindex.model.grid import ChunkGrid
+from refindex.model.manifest import Array, Status
+from refindex.model.zarr_v3 import array_document, dumps
+from refindex.scan.hdf5.attributes import Attributes
+from refindex.scan.hdf5.chunks import StoredChunks, split_contiguous
+from refindex.scan.hdf5.filters import applied, read_pipeline
+from refindex.scan.hdf5.index import FileIndex
+from refindex.scan.hdf5.types import Kind, read_kind
+from refindex.scan.hdf5.walk import Found
+
+INLINE_NBYTES = 1024
+"""Arrays up to this many bytes are kept in the manifest: a request for them costs more than they weigh."""
+
+COORDINATE_NBYTES = 16 << 20
+"""Coordinates up to this many bytes are kept in the manifest, so that opening an archive reads no source."""
+
+STRINGS_PER_CHUNK = 1 << 18
+"""Elements in one inline chunk of strings of variable length."""
+
+_PYTHON_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32, BZIP2, ZSTD}
+_LIBHDF5_FILTERS = {SZIP, NBIT, SCALEOFFSET, LZF, BLOSC, 32004, 32008, 32026}
+
+
+@dataclass(slots=True, kw_only=True)
+class Compiled:
+    """An array, what became of it, why, and notes for the report."""
+
+    array: Array
+    status: Status
+    reason: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is known of a dataset before its chunks are looked at.
+
+    ``shape`` is that of the array: the dataset's, and the trailing dimensions of an array type.
+    """
+
+    kind: Kind
+    stored: StoredType
+    served: np.dtype[Any]
+    shape: tuple[int, ...]
+    type_dims: tuple[int, ...]
+    fill: Any
+    creation: h5p.PropDCID
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.served.itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored:
+    """Chunks of an array: grid, declared codecs, encodings and references."""
+
+    grid: ChunkGrid
+    codecs: list[dict[str, Any]]
+    chunks: ChunkTable
+    encodings: tuple[Encoding, ...] = ()
+    status: Status = Status.NATIVE
+    reason: str = ""
+
+
+def compile_dataset(
+    found: Found,
+    *,
+    index: FileIndex,
+    dims: tuple[str, ...],
+    path: str,
+    attributes: Attributes,
+    is_coordinate: bool,
+) -> Compiled:
+    """Turn a dataset into an array node with references.
+
+    Parameters
+    ----------
+    found:
+        The dataset.
+    index:
+        The open file: its chunk tables, its size.
+    dims:
+        Names of the dataset's dimensions; an array type adds its own.
+    path:
+        Path of the array in the hierarchy.
+    is_coordinate:
+        Whether it is a coordinate of the dimension that has its name.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is not served, saying why.
+    FormatError
+        If it contradicts itself or the file.
+    """
+    dataset = found.id
+    space = dataset.get_space()
+    if space.get_simple_extent_type() == h5s.NULL:
+        raise UnsupportedError("a null dataspace (no elements and no shape) is not served yet")
+    kind = read_kind(dataset.get_type())
+    if kind.stored is None:
+        stored = _inline_strings(dataset)
+        data_type = "string" if stored.codecs[0]["name"] == "vlen-utf8" else "variable_length_bytes"
+        fill: Any = ""
+        shape: tuple[int, ...] = tuple(dataset.shape)
+        served = None
+    else:
+        plan = _plan(dataset, kind, kind.stored)
+        stored = _store(found, plan, index, is_coordinate=is_coordinate)
+        data_type = data_type_json(plan.served)
+        fill = fill_value_json(plan.served, plan.fill)
+        shape, served = plan.shape, plan.served
+    document = array_document(
+        grid=stored.grid,
+        data_type=data_type,
+        codecs=stored.codecs,
+        fill_value=fill,
+        dimension_names=(*dims, *_type_dims_names(dims, shape)),
+        attributes=_attributes(attributes, kind, served),
+    )
+    array = Array(
+        path=path,
+        document=dumps(document),
+        encodings=stored.encodings,
+        attribute_types=attributes.types,
+        chunks=stored.chunks,
+    )
+    return Compiled(array=array, status=stored.status, reason=stored.reason, notes=attributes.notes)
+
+
+def _type_dims_names(dims: tuple[str, ...], shape: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(f"element_dim_{i}" for i in range(len(shape) - len(dims)))
+
+
+def _attributes(attributes: Attributes, kind: Kind, served: np.dtype[Any] | None) -> dict[str, Any]:
+    """Attributes as they go into the document: ``_FillValue`` as xarray reads it, enumerations as CF flags."""
+    values = dict(attributes.values)
+    if kind.flags and "flag_values" not in values and "flag_meanings" not in values:
+        values["flag_values"] = list(kind.flags.values())
+        values["flag_meanings"] = " ".join(name.replace(" ", "_") for name in kind.flags)
+        if served is not None:
+            attributes.types["flag_values"] = served.newbyteorder("=").name
+    if "_FillValue" in values:
+        raw = values.pop("_FillValue")
+        attributes.types.pop("_FillValue", None)
+        encoded = None
+        if served is not None and served.kind in "biufc":
+            try:
+                number = float("nan") if raw == "NaN" else raw
+                encoded = xarray_fill_value(served, np.asarray(number).astype(served))
+            except (TypeError, ValueError, OverflowError):
+                attributes.notes.append(f"_FillValue {raw!r} is not of the array's type; left out")
+        else:
+            attributes.notes.append("_FillValue of text or compound values is left out: xarray takes none")
+        if encoded is not None:
+            values["_FillValue"] = encoded
+            attributes.notes[:] = [n for n in attributes.notes if not n.startswith("attribute '_FillValue'")]
+    missing = values.get("missing_value")
+    if missing == "NaN" and served is not None and served.kind == "f":
+        # NaN is masked whether or not an attribute says so; as text it would break CF decoding.
+        del values["missing_value"]
+        attributes.notes[:] = [n for n in attributes.notes if not n.startswith("attribute 'missing_value'")]
+    return values
+
+
+def _plan(dataset: h5d.DatasetID, kind: Kind, stored: StoredType) -> _Plan:
+    creation = dataset.get_create_plist()
+    dims = stored.dims if isinstance(stored, Subarray) else ()
+    base: StoredType = stored
+    while isinstance(base, Subarray):
+        dims = dims if base is stored else (*dims, *base.dims)
+        base = base.base
+    served = served_dtype(stored)
+    return _Plan(
+        kind=kind,
+        stored=stored,
+        served=served,
+        shape=(*dataset.shape, *dims),
+        type_dims=dims,
+        fill=_fill_value(dataset, creation, stored, base, served),
+        creation=creation,
+    )
+
+
+def _fill_value(
+    dataset: h5d.DatasetID,
+    creation: h5p.PropDCID,
+    stored: StoredType,
+    base: StoredType,
+    served: np.dtype[Any],
+) -> Any:
+    """What libhdf5 returns for elements that were never written; zero where nothing is defined."""
+    if creation.fill_value_defined() != h5d.FILL_VALUE_USER_DEFINED:
+        return np.zeros((), dtype=served)
+    if isinstance(stored, Subarray):
+        flat = np.frombuffer(_fill_bytes(dataset, creation), dtype=numpy_dtype(base))
+        if any(element.tobytes() != flat[0].tobytes() for element in flat):
+            raise UnsupportedError("the fill value of an array type differs between its elements")
+        return to_served(flat[:1], base, served)[0]
+    value = np.zeros((), dtype=dataset.dtype)
+    creation.get_fill_value(value)
+    if served.names is None:
+        return value.astype(served) if served.kind != "V" else value
+    out = np.zeros((), dtype=served)
+    out[()] = value.astype(served)
+    return out
+
+
+def _fill_bytes(dataset: h5d.DatasetID, creation: h5p.PropDCID) -> bytes:
+    """The fill value of an array type, as stored.
+
+    h5py asks for fill values by numpy dtype, and numpy has no scalar of an array type: an empty
+    dataset of the same type and fill value, in memory, is read in its own type instead.
+    """
+    if creation.get_external_count():
+        raise UnsupportedError("the fill value of an array type in external files is not served yet")
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fapl_core(1 << 16, False)
+    file = h5f.create(b"fill", h5f.ACC_TRUNC, fapl=access)
+    try:
+        kind = dataset.get_type()
+        kind = kind.copy() if kind.committed() else kind
+        plain = creation.copy()
+        for _ in range(plain.get_nfilters()):
+            plain.remove_filter(plain.get_filter(0)[0])
+        plain.set_layout(h5d.CONTIGUOUS)
+        made = h5d.create(file, b"d", kind, h5s.create_simple((1,)), plain)
+        out = np.zeros((1,), dtype=f"V{kind.get_size()}")
+        made.read(h5s.ALL, h5s.ALL, out, kind)
+        return out.tobytes()
+    finally:
+        file.close()
+
+
+def _store(found: Found, plan: _Plan, index: FileIndex, *, is_coordinate: bool) -> _Stored:
+    dataset = found.id
+    layout = plan.creation.get_layout()
+    external = plan.creation.get_external_count() > 0
+    small = plan.nbytes <= (COORDINATE_NBYTES if is_coordinate else INLINE_NBYTES)
+    if 0 in plan.shape:
+        grid = ChunkGrid.regular(plan.shape, tuple(max(1, n) for n in plan.shape))
+        return _Stored(grid=grid, codecs=[bytes_codec(plan.served)], chunks=ChunkTable.empty(), status=Status.INLINED)
+    if small or layout == h5d.COMPACT:
+        return _inline(dataset, plan)
+    if layout == getattr(h5d, "VIRTUAL", 3):
+        raise UnsupportedError(f"a virtual dataset of {plan.nbytes} bytes is not served yet")
+    if external:
+        raise UnsupportedError(f"a dataset of {plan.nbytes} bytes in external files is not served yet")
+    if layout == h5d.CONTIGUOUS:
+        return _contiguous(dataset, plan, index)
+    if layout == h5d.CHUNKED:
+        return _chunked(found, plan, index)
+    raise UnsupportedError(f"HDF5 storage layout {layout} is not known")
+
+
+def _inline(dataset: h5d.DatasetID, plan: _Plan) -> _Stored:
+    """The values themselves, as libhdf5 reads them, in one chunk."""
+    raw = np.empty(dataset.shape, dtype=f"V{dataset.get_type().get_size()}")
+    dataset.read(h5s.ALL, h5s.ALL, raw, dataset.get_type())
+    stored = numpy_dtype(plan.stored)
+    base = stored.base if stored.subdtype else stored
+    values = to_served(np.frombuffer(raw.tobytes(), dtype=base).reshape(plan.shape), plan.stored, plan.served)
+    return _Stored(
+        grid=ChunkGrid.regular(plan.shape, plan.shape),
+        codecs=[bytes_codec(plan.served)],
+        chunks=ChunkTable.inline([(0, np.ascontiguousarray(values).tobytes())]),
+        status=Status.INLINED,
+    )
+
+
+def _inline_strings(dataset: h5d.DatasetID) -> _Stored:
+    """Strings of variable length lie in a heap that references cannot point into: their values are kept."""
+    values = np.asarray(h5py.Dataset(dataset)[()], dtype=object)
+    shape = tuple(dataset.shape)
+    flat = [v if isinstance(v, bytes) else b"" for v in values.reshape(-1)]
+    codec: Any
+    objects: list[Any]
+    try:
+        name, codec, objects = "vlen-utf8", numcodecs.VLenUTF8(), [v.decode() for v in flat]
+    except UnicodeDecodeError:
+        name, codec, objects = "vlen-bytes", numcodecs.VLenBytes(), list(flat)
+    cut = split_contiguous(shape, 1, 0, STRINGS_PER_CHUNK) if math.prod(shape) else None
+    chunk_shape = tuple(max(1, n) for n in shape) if cut is None else cut.chunk_shape
+    pieces = []
+    if cut is not None:
+        full = math.prod(chunk_shape)
+        for number, (start, length) in enumerate(zip(cut.offset.tolist(), cut.length.tolist(), strict=True)):
+            piece = np.empty(full, dtype=object)
+            piece[:] = "" if name == "vlen-utf8" else b""
+            piece[:length] = objects[start : start + length]
+            pieces.append((number, bytes(codec.encode(piece))))
+    return _Stored(
+        grid=ChunkGrid.regular(shape, chunk_shape),
+        codecs=[{"name": name, "configuration": {}}],
+        chunks=ChunkTable.inline(pieces),
+        status=Status.INLINED,
+        reason="" if name == "vlen-utf8" else "the strings are not UTF-8: served as bytes",
+    )
+
+
+def _contiguous(dataset: h5d.DatasetID, plan: _Plan, index: FileIndex) -> _Stored:
+    offset = dataset.get_offset()
+    stored_size = numpy_dtype(plan.stored).itemsize // max(1, math.prod(plan.type_dims))
+    cut = split_contiguous(plan.shape, stored_size, offset or 0)
+    grid = ChunkGrid.regular(plan.shape, cut.chunk_shape)
+    codecs = [bytes_codec(plan.served)]
+    if offset is None:
+        return _Stored(grid=grid, codecs=codecs, chunks=ChunkTable.empty(), reason="nothing is written")
+    index.check_range(cut.offset, cut.length)
+    encodings = [Encoding(type=plan.stored, shape=cut.chunk_shape)]
+    if cut.short.any():
+        encodings.append(Encoding(type=plan.stored, shape=cut.edge_shape))
+    reasons = []
+    if not same_bytes(plan.stored, plan.served):
+        reasons.append(_type_reason(plan))
+    if cut.short.any():
+        reasons.append("the last chunk along the dimension that is cut is short")
+    return _Stored(
+        grid=grid,
+        codecs=codecs,
+        encodings=tuple(encodings),
+        chunks=ChunkTable.from_columns(
+            chunk=np.arange(len(cut.offset)),
+            source=0,
+            offset=cut.offset,
+            length=cut.length,
+            encoding=cut.short,
+        ),
+        status=Status.ADAPTED if reasons else Status.NATIVE,
+        reason="; ".join(reasons),
+    )
+
+
+def _type_reason(plan: _Plan) -> str:
+    return f"elements are stored as {numpy_dtype(plan.stored)} and served as {plan.served}"
+
+
+def _chunked(found: Found, plan: _Plan, index: FileIndex) -> _Stored:
+    chunk_shape = (*plan.creation.get_chunk(), *plan.type_dims)
+    grid = ChunkGrid.regular(plan.shape, chunk_shape)
+    pipeline = read_pipeline(plan.creation)
+    stored = index.chunks(found, pipeline=pipeline)
+    number = grid.index_of_elements(
+        np.pad(stored.elements, ((0, 0), (0, len(plan.type_dims)))) if plan.type_dims else stored.elements
+    )
+    if len(number) and (np.any(number < 0) or np.any(number >= grid.size)):
+        raise FormatError("the chunk index names chunks outside the array")
+    index.check_range(stored.offset, stored.length)
+    # Bits beyond the pipeline mean nothing; masks that skip the same filters are one encoding.
+    masks, rows, counts = np.unique(stored.mask & ((1 << len(pipeline)) - 1), return_inverse=True, return_counts=True)
+    if not len(masks):
+        masks, counts = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    encodings = tuple(_encoding(found.id, plan, chunk_shape, applied(pipeline, int(mask))) for mask in masks)
+    for number_of, encoding in enumerate(encodings):
+        raw = {int(n) for n in stored.length[rows == number_of]} if not encoding.filters else set()
+        if raw - {encoding.nbytes}:
+            raise FormatError(f"an unfiltered chunk has {min(raw)} bytes, expected {encoding.nbytes}")
+    majority = encodings[int(np.argmax(counts))]
+    codecs = native_codecs(majority, plan.served)
+    reasons = _check_decodable(found.id, encodings, stored, rows, plan)
+    if codecs is None:
+        if not same_bytes(plan.stored, plan.served):
+            reasons.insert(0, _type_reason(plan))
+        else:
+            names = " + ".join(f.name for f in majority.filters)
+            reasons.insert(0, f"no Zarr codec chain reads {names}: decoded here")
+        codecs = [bytes_codec(plan.served)]
+    elif len(encodings) > 1:
+        reasons.insert(0, f"{int(counts.sum() - counts.max())} of {int(counts.sum())} chunks skip filters")
+    return _Stored(
+        grid=grid,
+        codecs=codecs,
+        encodings=encodings,
+        chunks=ChunkTable.from_columns(
+            chunk=number, source=0, offset=stored.offset, length=stored.length, encoding=rows
+        ),
+        status=Status.ADAPTED if reasons else Status.NATIVE,
+        reason="; ".join(reasons),
+    )
+
+
+def _encoding(dataset: h5d.DatasetID, plan: _Plan, shape: tuple[int, ...], filters: tuple[Filter, ...]) -> Encoding:
+    if all(f.id in _PYTHON_FILTERS for f in filters):
+        return Encoding(type=plan.stored, shape=shape, filters=filters)
+    fill = b""
+    if any(f.id == SCALEOFFSET for f in filters) and plan.creation.fill_value_defined() != h5d.FILL_VALUE_UNDEFINED:
+        fill = np.asarray(plan.fill, dtype=plan.served).tobytes()
+    kind = dataset.get_type()
+    return Encoding(
+        type=plan.stored,
+        shape=shape,
+        filters=filters,
+        hdf5_type=(kind.copy() if kind.committed() else kind).encode(),
+        hdf5_fill=fill,
+    )
+
+
+def _check_decodable(
+    dataset: h5d.DatasetID,
+    encodings: tuple[Encoding, ...],
+    stored: StoredChunks,
+    rows: np.ndarray[Any, Any],
+    plan: _Plan,
+) -> list[str]:
+    """Try the first chunk of every encoding that libhdf5 must decode, beside what libhdf5 itself reads.
+
+    The filter's parameters travel through the manifest; that they decode to the right values is shown, not
+    assumed. Raises UnsupportedError where they do not.
+    """
+    for number, encoding in enumerate(encodings):
+        special = [f for f in encoding.filters if f.id not in _PYTHON_FILTERS]
+        if not special:
+            continue
+        for f in special:
+            if f.id not in _LIBHDF5_FILTERS or not libhdf5.available(f.id):
+                raise UnsupportedError(f"{f.name} (HDF5 filter {f.id}) is not served yet")
+        row = int(np.argmax(rows == number)) if len(rows) else None
+        if row is None:
+            continue
+        first = tuple(int(n) for n in stored.elements[row])
+        mask, data = dataset.read_direct_chunk(first)
+        del mask
+        try:
+            ours = decode(bytes(data), encoding, plan.served)
+        except RefindexError as error:
+            raise UnsupportedError(f"{' + '.join(f.name for f in special)}: {error}") from error
+        inside = tuple(
+            slice(0, min(step, extent - start))
+            for step, extent, start in zip(encoding.shape, dataset.shape, first, strict=False)
+        )
+        theirs = np.empty(tuple(s.stop for s in inside), dtype=f"V{dataset.get_type().get_size()}")
+        space = dataset.get_space()
+        space.select_hyperslab(first, theirs.shape)
+        dataset.read(h5s.create_simple(theirs.shape), space, theirs, dataset.get_type())
+        dtype = numpy_dtype(plan.stored)
+        base = dtype.base if dtype.subdtype else dtype
+        expected = to_served(
+            np.frombuffer(theirs.tobytes(), dtype=base).reshape(*theirs.shape, *plan.type_dims),
+            plan.stored,
+            plan.served,
+        )
+        if ours[inside].tobytes() != expected.tobytes():
+            names = " + ".join(f.name for f in special)
+            raise UnsupportedError(f"{names}: a chunk decoded outside its file differs from libhdf5's values")
+    return []

@@ -1,0 +1,160 @@
+"""Dimension names: dimension scales as netCDF-4 writes them, phony dimensions as netCDF-C names them.
+
+Sources: HDF5 dimension scale specification 1.0; netCDF-4 format specification, "Creation order",
+"Dimension scales" and "Dimensions without variables". ``_Netcdf4Dimid`` numbers dimensions over the whole
+file, ``_Netcdf4Coordinates`` lists the dimensions of a scale that has several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from h5py import h5a, h5d, h5ds, h5o, h5s
+
+from refindex.scan.hdf5.walk import Found
+
+NOT_A_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
+NON_COORDINATE = "_nc4_non_coord_"
+"""Prefix that netCDF-4 gives to a variable named like a dimension that is not its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """A dataset that is a dimension scale."""
+
+    found: Found
+    shape: tuple[int, ...]
+    dimid: int | None
+    coordinates: tuple[int, ...]
+    is_variable: bool
+
+    @property
+    def name(self) -> str:
+        return served_name(self.found.name)
+
+
+@dataclass(slots=True, kw_only=True)
+class Dimensions:
+    """The dimensions of one file: names of each dataset's axes, scales, and how long each dimension is."""
+
+    scales: dict[int, Scale] = field(default_factory=dict)
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    lengths: dict[int, int] = field(default_factory=dict)
+    """Length of each scale's dimension by the address of the scale."""
+    axes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    """Address of the scale of each axis of a dataset, None for phony dimensions."""
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+
+def served_name(name: str) -> str:
+    """A dataset's name without netCDF-4's escape."""
+    return name.removeprefix(NON_COORDINATE)
+
+
+def read_dimensions(datasets: Sequence[Found]) -> Dimensions:
+    """Name the axes of all datasets of a file."""
+    result = Dimensions()
+    for found in datasets:
+        if found.address not in result.scales and h5ds.is_scale(found.id):
+            result.scales[found.address] = _read_scale(found)
+    by_dimid = {scale.dimid: scale for scale in result.scales.values() if scale.dimid is not None}
+    for address, scale in result.scales.items():
+        result.lengths[address] = scale.shape[0] if scale.shape else 0
+    unnamed: list[Found] = []
+    for found in datasets:
+        axes = _axes(found, result, by_dimid)
+        if axes is None:
+            unnamed.append(found)
+            continue
+        result.axes[found.path] = axes
+    _name_phony(unnamed, result)
+    for path, axes in result.axes.items():
+        if path not in result.names:
+            result.names[path] = tuple(
+                result.scales[address].name if address is not None else f"dim_{i}" for i, address in enumerate(axes)
+            )
+    return result
+
+
+def _read_scale(found: Found) -> Scale:
+    label = h5ds.get_scale_name(found.id) or b""
+    coordinates: tuple[int, ...] = ()
+    if h5a.exists(found.id, b"_Netcdf4Coordinates"):
+        coordinates = tuple(int(v) for v in np.atleast_1d(_numbers(h5a.open(found.id, b"_Netcdf4Coordinates"))))
+    dimid = None
+    if h5a.exists(found.id, b"_Netcdf4Dimid"):
+        values = np.atleast_1d(_numbers(h5a.open(found.id, b"_Netcdf4Dimid")))
+        dimid = int(values[0]) if len(values) else None
+    return Scale(
+        found=found,
+        shape=tuple(found.id.shape or ()),
+        dimid=dimid,
+        coordinates=coordinates,
+        is_variable=not label.startswith(NOT_A_VARIABLE),
+    )
+
+
+def _numbers(attribute: h5a.AttrID) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    out = np.empty(attribute.shape, dtype=np.int64)
+    attribute.read(out)
+    return out
+
+
+def _axes(found: Found, result: Dimensions, by_dimid: dict[int, Scale]) -> tuple[int | None, ...] | None:
+    """Scale addresses of a dataset's axes; None if it has no scale at all."""
+    dataset = found.id
+    ndim = dataset.rank
+    scale = result.scales.get(found.address)
+    if scale is not None:
+        if len(scale.coordinates) == ndim and all(d in by_dimid for d in scale.coordinates):
+            return tuple(by_dimid[d].found.address for d in scale.coordinates)
+        if ndim == 1:
+            return (found.address,)
+    if ndim == 0:
+        return ()
+    if not h5a.exists(dataset, b"DIMENSION_LIST"):
+        return None
+    axes: list[int | None] = []
+    for axis in range(ndim):
+        attached: list[int] = []
+
+        def visit(scale_id: h5d.DatasetID, into: list[int] = attached) -> int:
+            into.append(h5o.get_info(scale_id).addr)
+            return 1  # the first scale names the dimension; the others are ordinary coordinates
+
+        try:
+            h5ds.iterate(dataset, axis, visit, 0)
+        except (OSError, RuntimeError, ValueError) as error:
+            result.notes.append((found.path, f"the dimension scale of axis {axis} cannot be read: {error}"))
+        axes.append(attached[0] if attached and attached[0] in result.scales else None)
+    return tuple(axes) if any(address is not None for address in axes) else None
+
+
+def _name_phony(unnamed: Sequence[Found], result: Dimensions) -> None:
+    """Name the axes of datasets without scales as netCDF-C does.
+
+    Within a group, axes of one length (and one kind: unlimited or not) share a phony dimension, but
+    never two axes of one variable; numbers go on over the whole file, groups below before their parent.
+    """
+    number = 1 + max((s.dimid for s in result.scales.values() if s.dimid is not None), default=-1)
+    if not number:
+        number = len(result.scales)
+    order = sorted(range(len(unnamed)), key=lambda i: (-unnamed[i].path.count("/"), i))
+    known: dict[str, list[tuple[str, int, bool]]] = {}
+    for i in order:
+        found = unnamed[i]
+        names: list[str] = []
+        space = found.id.get_space()
+        maxima = space.get_simple_extent_dims(True)
+        for length, maximum in zip(found.id.shape or (), maxima or (), strict=True):
+            unlimited = maximum == h5s.UNLIMITED
+            candidates = known.setdefault(found.parent, [])
+            name = next((n for n, k, u in candidates if (k, u) == (length, unlimited) and n not in names), None)
+            if name is None:
+                name = f"phony_dim_{number}"
+                number += 1
+                candidates.append((name, length, unlimited))
+            names.append(name)
+        result.names[found.path] = tuple(names)

@@ -1,0 +1,192 @@
+"""HDF5 datatypes -> stored types (file format specification IV.A.2.d, "The Datatype Message")."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+import numpy as np
+from h5py import h5t
+
+from refindex.errors import UnsupportedError
+from refindex.model.dtype import Leaf, Padding, StoredType, Struct, Subarray, Text
+
+_COMPLEX_CLASS = 11
+"""H5T_COMPLEX, since HDF5 2.0; older h5py has no name for it."""
+
+_FLOATS = {
+    "<f2": h5t.IEEE_F16LE,
+    ">f2": h5t.IEEE_F16BE,
+    "<f4": h5t.IEEE_F32LE,
+    ">f4": h5t.IEEE_F32BE,
+    "<f8": h5t.IEEE_F64LE,
+    ">f8": h5t.IEEE_F64BE,
+}
+_PADDINGS: dict[int, Padding] = {
+    h5t.STR_NULLTERM: "nullterm",
+    h5t.STR_NULLPAD: "nullpad",
+    h5t.STR_SPACEPAD: "spacepad",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What an HDF5 datatype becomes.
+
+    Parameters
+    ----------
+    stored:
+        The stored type; None for strings of variable length.
+    flags:
+        Members of an enumeration by name, for ``flag_values`` / ``flag_meanings``.
+    """
+
+    stored: StoredType | None
+    flags: dict[str, int] = field(default_factory=dict)
+
+
+def read_kind(datatype: h5t.TypeID) -> Kind:
+    """Translate the datatype of a dataset.
+
+    Raises
+    ------
+    UnsupportedError
+        Naming the type, if it is not served.
+    """
+    if isinstance(datatype, h5t.TypeStringID) and datatype.is_variable_str():
+        return Kind(stored=None)
+    flags: dict[str, int] = {}
+    if isinstance(datatype, h5t.TypeEnumID) and not _is_bool(datatype):
+        for i in range(datatype.get_nmembers()):
+            flags[field_name(datatype.get_member_name(i))] = int(datatype.get_member_value(i))
+    return Kind(stored=stored_type(datatype), flags=flags)
+
+
+def stored_type(datatype: h5t.TypeID, depth: int = 0) -> StoredType:
+    """The stored type of a datatype of fixed size.
+
+    Raises
+    ------
+    UnsupportedError
+        Naming the type, if it is not served.
+    """
+    if depth > 32:
+        raise UnsupportedError("datatype is nested deeper than 32 levels")
+    size = datatype.get_size()
+    match datatype.get_class():
+        case h5t.INTEGER:
+            return Leaf(_integer(datatype, "i" if datatype.get_sign() == h5t.SGN_2 else "u"))
+        case h5t.BITFIELD:
+            return Leaf(_integer(datatype, "u"))
+        case h5t.FLOAT:
+            return Leaf(_float(datatype))
+        case h5t.ENUM:
+            if _is_bool(datatype):
+                return Leaf("|b1")
+            return stored_type(datatype.get_super(), depth + 1)
+        case h5t.STRING:
+            if datatype.is_variable_str():
+                raise UnsupportedError("strings of variable length inside another type are not served yet")
+            return Text(size, _PADDINGS[datatype.get_strpad()])
+        case h5t.OPAQUE:
+            return Leaf(_opaque(datatype, size))
+        case h5t.COMPOUND:
+            return _compound(datatype, size, depth)
+        case h5t.ARRAY:
+            return Subarray(tuple(datatype.get_array_dims()), stored_type(datatype.get_super(), depth + 1))
+        case h5t.VLEN:
+            raise UnsupportedError("variable-length sequences are not served yet")
+        case h5t.REFERENCE:
+            raise UnsupportedError("object and region references are not served yet")
+        case h5t.TIME:
+            raise UnsupportedError("HDF5 time types are not served yet")
+        case number if number == _COMPLEX_CLASS:
+            base = stored_type(datatype.get_super(), depth + 1)
+            if isinstance(base, Leaf) and base.dtype[1:] in ("f4", "f8"):
+                return Leaf(f"{base.dtype[0]}c{size}")
+            raise UnsupportedError(f"complex numbers of {base} are not served yet")
+        case number:
+            raise UnsupportedError(f"HDF5 datatype class {number} is not known")
+
+
+def _integer(datatype: h5t.TypeID, letter: str) -> str:
+    size = datatype.get_size()
+    # h5py has no calls for the bits of a bitfield; the encoded message has them (IV.A.2.d, classes 0 and 4)
+    # behind the two bytes that H5Tencode puts first, the class and flags, and the size.
+    offset, precision = struct.unpack_from("<HH", datatype.encode(), 10)
+    if size not in (1, 2, 4, 8) or precision != 8 * size or offset != 0:
+        raise UnsupportedError(f"integers of {precision} bits at bit {offset} of {size} bytes are not served yet")
+    return f"{_order(datatype) if size > 1 else '|'}{letter}{size}"
+
+
+def _order(datatype: h5t.TypeID) -> str:
+    order = datatype.get_order()
+    if order not in (h5t.ORDER_LE, h5t.ORDER_BE, h5t.ORDER_NONE):
+        raise UnsupportedError("VAX byte order is not served yet")
+    return ">" if order == h5t.ORDER_BE else "<"
+
+
+def _float(datatype: h5t.TypeID) -> str:
+    for code, predefined in _FLOATS.items():
+        if datatype.equal(predefined):
+            return code
+    raise UnsupportedError(
+        f"floating-point numbers of {datatype.get_precision()} bits in {datatype.get_size()} bytes that are "
+        "not IEEE half, single or double are not served yet"
+    )
+
+
+def _is_bool(datatype: h5t.TypeID) -> bool:
+    """Whether h5py takes an enumeration for its boolean: int8 with FALSE = 0 and TRUE = 1."""
+    return (
+        datatype.get_nmembers() == 2
+        and datatype.get_size() == 1
+        and {datatype.get_member_name(i): int(datatype.get_member_value(i)) for i in range(datatype.get_nmembers())}
+        == {b"FALSE": 0, b"TRUE": 1}
+    )
+
+
+def _opaque(datatype: h5t.TypeID, size: int) -> str:
+    """Opaque bytes; h5py's tag names the numpy type that was stored so."""
+    tag = datatype.get_tag()
+    if tag.startswith(b"NUMPY:"):
+        try:
+            dtype = np.dtype(tag[len(b"NUMPY:") :].decode())
+        except (TypeError, UnicodeDecodeError):
+            dtype = None
+        if dtype is not None and dtype.kind in "mMS" and dtype.itemsize == size:
+            return str(dtype.str)
+    return f"|V{size}"
+
+
+def _compound(datatype: h5t.TypeID, size: int, depth: int) -> StoredType:
+    fields = tuple(
+        (
+            field_name(datatype.get_member_name(i)),
+            int(datatype.get_member_offset(i)),
+            stored_type(datatype.get_member_type(i), depth + 1),
+        )
+        for i in range(datatype.get_nmembers())
+    )
+    match fields:
+        case (("r", 0, Leaf(real)), ("i", middle, Leaf(imaginary))) if (
+            real == imaginary and real[1:] in ("f4", "f8") and 2 * middle == size == 2 * int(real[2])
+        ):
+            return Leaf(f"{real[0]}c{size}")
+    if not fields:
+        raise UnsupportedError("a compound type without fields is not served")
+    return Struct(fields, size)
+
+
+def field_name(raw: bytes) -> str:
+    """A name as text.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is not UTF-8, which JSON cannot hold.
+    """
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise UnsupportedError(f"the name {raw!r} is not UTF-8") from error

@@ -1,0 +1,283 @@
+"""Many sources: from what people type to a list of files, and scanning them in parallel processes."""
+
+from __future__ import annotations
+
+import glob
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from loky import ProcessPoolExecutor
+
+from refindex.access import urls
+from refindex.access.files import StorageOptions, reading
+from refindex.errors import FormatError, NotFoundError, RefindexError
+from refindex.model.manifest import Manifest, ReportEntry, Status, unite
+from refindex.scan.registry import scan_source
+
+SUFFIXES = (".nc", ".nc4", ".h5", ".hdf5", ".hdf", ".he5", ".h5netcdf", ".cdf", ".netcdf")
+"""Names of the files that a folder is searched for; a file named outright may be called anything."""
+
+_FEW = 4
+"""Up to this many files are scanned faster in this process than others are started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a scan is: files done (of them failed), of how many, references found, seconds since the start."""
+
+    done: int
+    total: int
+    failed: int
+    references: int
+    seconds: float
+    url: str = ""
+
+
+type ProgressCallback = Callable[[Progress], None]
+
+
+def expand(sources: Iterable[str | os.PathLike[str]], storage_options: StorageOptions = None) -> list[str]:
+    """Files named by paths, URLs, globs and folders (searched through and through), as absolute URLs.
+
+    Globs and folders are sorted; doubles are dropped.
+
+    Raises
+    ------
+    NotFoundError
+        If a glob or folder has no file; a file named outright is not looked at.
+    """
+    found: dict[str, None] = {}
+    for source in sources:
+        found |= dict.fromkeys(_expand_one(urls.absolute(source), storage_options))
+    return list(found)
+
+
+def _expand_one(url: str, options: StorageOptions) -> Iterator[str]:
+    path = urls.local_path(url)
+    if urls.is_local(url):
+        if path.is_dir():
+            names: list[str] = sorted(_files_below(path))
+            if not names:
+                raise NotFoundError(f"{path}: no file named {', '.join('*' + s for s in SUFFIXES)} in this folder")
+        elif glob.has_magic(str(path)) and not path.exists():
+            names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 -- absolute patterns
+            if not names:
+                raise NotFoundError(f"{path}: no file matches")
+        else:
+            names = [str(path)]
+        yield from (urls.absolute(name) for name in names)
+        return
+    head = url.partition("::")[0]
+    if not (glob.has_magic(head.partition("?")[0]) or head.endswith("/")):
+        yield url
+        return
+    with reading(url, "listing"):
+        fs, root = fsspec.core.url_to_fs(url, **(options or {}))
+        if head.endswith("/"):
+            names = sorted(name for name in fs.find(root) if name.lower().endswith(SUFFIXES))
+        else:
+            names = sorted(fs.glob(root))
+    if not names:
+        raise NotFoundError(f"{url}: no file matches")
+    yield from (str(fs.unstrip_protocol(name)) for name in names)
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.endswith((".refindex", ".zarr")) and not f.startswith("."))
+        yield from (os.path.join(parent, f) for f in files if f.lower().endswith(SUFFIXES))  # noqa: PTH118
+
+
+def group_names(sources: Sequence[str]) -> list[str]:
+    """A group for each file: its name without the suffix; with the folders before it, where that is not enough."""
+    parts = [
+        urls.local_path(url).with_suffix("").parts if urls.is_local(url) else _remote_parts(url) for url in sources
+    ]
+    names = [p[-1] for p in parts]
+    for depth in range(2, max((len(p) for p in parts), default=0) + 1):
+        counts: dict[str, int] = {}
+        for name in names:
+            counts[name] = counts.get(name, 0) + 1
+        if len(counts) == len(names):
+            break
+        names = ["_".join(p[-depth:]) if counts[name] > 1 else name for name, p in zip(names, parts, strict=True)]
+    taken: set[str] = set()
+    for i, name in enumerate(names):
+        # Names in Zarr must not be empty, begin with "__", or consist of dots.
+        clean = name.strip("/ ") if name.strip(". ") and not name.startswith("__") else f"file_{i}"
+        unique, n = clean, 2
+        while unique in taken:
+            unique, n = f"{clean}_{n}", n + 1
+        taken.add(unique)
+        names[i] = unique
+    return names
+
+
+def _remote_parts(url: str) -> tuple[str, ...]:
+    path = url.partition("::")[0].partition("?")[0].rpartition("://")[2]
+    return Path(path).with_suffix("").parts or ("file",)
+
+
+def scan_many(
+    sources: Sequence[str],
+    *,
+    variables: Collection[str] | None = None,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    storage_options: StorageOptions = None,
+    strict: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Manifest:
+    """Scan files, each into a group named after it. A file that fails is named in the report.
+
+    Raises
+    ------
+    RefindexError
+        With ``strict``, the first failure; without, if all files fail.
+    """
+    start = time.monotonic()
+    results: dict[str, Manifest | RefindexError] = {}
+    failed = references = 0
+
+    def finished(url: str, result: Manifest | RefindexError) -> None:
+        nonlocal failed, references
+        if isinstance(result, Manifest):
+            references += result.n_references
+        else:
+            failed += 1
+            if strict:
+                raise result
+        results[url] = result
+        if progress is not None:
+            progress(
+                Progress(
+                    done=len(results),
+                    total=len(sources),
+                    failed=failed,
+                    references=references,
+                    seconds=time.monotonic() - start,
+                    url=url,
+                )
+            )
+
+    count = workers or min(len(os.sched_getaffinity(0)), -(-len(sources) // _FEW))
+    if executor is not None:
+        _in_executor(executor, sources, finished, variables, storage_options, batch=1)
+    elif count <= 1:
+        for url in sources:
+            finished(url, _try_scan(url, variables, storage_options))
+    else:
+        _in_processes(count, sources, finished, variables, storage_options)
+    return _united(sources, results)
+
+
+def _united(sources: Sequence[str], results: dict[str, Manifest | RefindexError]) -> Manifest:
+    manifests: dict[str, Manifest] = {}
+    failures: list[ReportEntry] = []
+    for name, url in zip(group_names(sources), sources, strict=True):
+        result = results[url]
+        if isinstance(result, Manifest):
+            manifests[name] = result
+        else:
+            where = urls.display(url)
+            reason = str(result).removeprefix(f"{where}: ")
+            failures.append(ReportEntry(source=where, path="/", status=Status.FAILED, reason=reason))
+    if not manifests:
+        first = failures[0]
+        raise FormatError(
+            f"none of {len(failures)} sources could be scanned; the first: {first.source}: {first.reason}"
+        )
+    return unite(manifests, tuple(failures))
+
+
+def _try_scan(url: str, variables: Collection[str] | None, storage_options: StorageOptions) -> Manifest | RefindexError:
+    try:
+        return scan_source(url, variables=variables, storage_options=storage_options)
+    except RefindexError as error:
+        # The chained cause may not travel between processes; its text is in the message.
+        return type(error)(str(error))
+
+
+def _scan_batch(
+    batch: Sequence[str], variables: Collection[str] | None, storage_options: StorageOptions
+) -> list[tuple[str, Manifest | RefindexError]]:
+    return [(url, _try_scan(url, variables, storage_options)) for url in batch]
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C goes to every process of the terminal: only the parent acts on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _in_executor(
+    executor: Executor,
+    sources: Sequence[str],
+    finished: Callable[[str, Manifest | RefindexError], None],
+    variables: Collection[str] | None,
+    storage_options: StorageOptions,
+    *,
+    batch: int,
+) -> list[str]:
+    """Scan in an executor; returns the files whose worker died, or that it never began because another's did."""
+    futures: dict[Future[Any], Sequence[str]] = {
+        executor.submit(_scan_batch, sources[i : i + batch], variables, storage_options): sources[i : i + batch]
+        for i in range(0, len(sources), batch)
+    }
+    lost: list[str] = []
+    try:
+        for future in as_completed(futures):
+            try:
+                for url, result in future.result():
+                    finished(url, result)
+            except BrokenExecutor:
+                lost.extend(futures[future])
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+    return lost
+
+
+def _in_processes(
+    count: int,
+    sources: Sequence[str],
+    finished: Callable[[str, Manifest | RefindexError], None],
+    variables: Collection[str] | None,
+    storage_options: StorageOptions,
+) -> None:
+    batch = max(1, min(16, len(sources) // (count * 8)))
+    lost = _with_pool(count, sources, finished, variables, storage_options, batch=batch)
+    for url in lost:
+        # A file can take libhdf5, and with it the worker, down: each of the lost ones gets a process of its own,
+        # so that the one to blame is named and the others are scanned.
+        if _with_pool(1, [url], finished, variables, storage_options, batch=1):
+            finished(
+                url,
+                FormatError(f"{urls.display(url)}: the process that scanned it crashed: the file is damaged"),
+            )
+
+
+def _with_pool(
+    count: int,
+    sources: Sequence[str],
+    finished: Callable[[str, Manifest | RefindexError], None],
+    variables: Collection[str] | None,
+    storage_options: StorageOptions,
+    *,
+    batch: int,
+) -> list[str]:
+    pool = ProcessPoolExecutor(max_workers=count, initializer=_ignore_interrupts)
+    try:
+        lost = _in_executor(pool, sources, finished, variables, storage_options, batch=batch)
+    except BaseException:
+        pool.shutdown(wait=True, kill_workers=True)
+        raise
+    pool.shutdown(wait=True)
+    return lost

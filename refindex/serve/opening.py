@@ -1,0 +1,91 @@
+"""How an archive is opened, as a value: what stores and filesystems carry to other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from refindex.access import urls
+from refindex.access.files import Stale
+from refindex.errors import NotFoundError
+from refindex.model.manifest import Manifest
+from refindex.scan import is_source, scan_source
+from refindex.serve.keys import ManifestKeys
+from refindex.serve.resolver import Resolver
+from refindex.storage import ManifestReader, MemoryReader, is_archive, open_reader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """An archive and how to open it.
+
+    Parameters
+    ----------
+    url:
+        Absolute URL of a manifest, or of a source that is scanned on the spot.
+    version:
+        Snapshot of a stored manifest; filled in when it is first opened, so that copies in other processes
+        read the same.
+    manifest:
+        A manifest in memory, instead of a stored one.
+    storage_options:
+        Options for fsspec.
+    stale:
+        What to do when a source is not what was scanned.
+    """
+
+    url: str = ""
+    version: int | None = None
+    manifest: Manifest | None = field(default=None, repr=False)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    stale: Stale = "error"
+
+    def __str__(self) -> str:
+        return urls.display(self.url) if self.url else "memory"
+
+    def __hash__(self) -> int:
+        return hash((self.url, self.version, self.stale, id(self.manifest)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Opening):
+            return NotImplemented
+        return (self.url, self.version, self.stale, dict(self.storage_options)) == (
+            other.url,
+            other.version,
+            other.stale,
+            dict(other.storage_options),
+        ) and _same_manifest(self.manifest, other.manifest)
+
+    def reader(self) -> ManifestReader:
+        """Open the manifest.
+
+        Raises
+        ------
+        NotFoundError
+            If there is neither a manifest nor a source.
+        """
+        if self.manifest is not None:
+            return MemoryReader(self.manifest, url="")
+        if is_archive(self.url, self.storage_options):
+            return open_reader(self.url, version=self.version, storage_options=self.storage_options)
+        if urls.is_local(self.url) and urls.local_path(self.url).is_dir():
+            raise NotFoundError(f"{self}: a folder, but not a refindex archive: it has no _delta_log")
+        if not is_source(self.url, self.storage_options):
+            raise NotFoundError(f"{self}: neither a refindex archive nor an HDF5 or NetCDF file")
+        return MemoryReader(scan_source(self.url, storage_options=self.storage_options))
+
+
+def _same_manifest(one: Manifest | None, other: Manifest | None) -> bool:
+    if one is other:
+        return True
+    if one is None or other is None or one.sources != other.sources:
+        return False
+    if {p: n.document for p, n in one.nodes.items()} != {p: n.document for p, n in other.nodes.items()}:
+        return False
+    return all(a.chunks.same_references(other.arrays[p].chunks) for p, a in one.arrays.items())
+
+
+def open_keys(archive: Opening) -> ManifestKeys:
+    """The keys of an archive."""
+    return ManifestKeys(Resolver(archive.reader(), storage_options=archive.storage_options, stale=archive.stale))

@@ -1,0 +1,174 @@
+"""From an array and a chunk number to bytes or values.
+
+One look-up in the manifest, one range of a source, and, for an adapted chunk, one decoding. Absent is
+not unreadable: None means that the manifest positively has no row for a chunk; whatever else goes
+wrong raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refindex.access import urls
+from refindex.access.files import SourcePool, Stale, StorageOptions
+from refindex.decode.pipeline import decode, encode, fit
+from refindex.errors import DecodeError, FormatError, ManifestError
+from refindex.model.chunks import INLINE, ChunkTable
+from refindex.model.dtype import fill_value_from_json
+from refindex.model.manifest import Node
+from refindex.storage import ManifestReader
+
+_SMALL_DECODE = 1 << 16
+"""Adapted chunks up to this many stored bytes are decoded on the event loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByteRange:
+    """A part of a value: from ``start`` to ``stop`` (None: to its end), negative ``start``: the last bytes."""
+
+    start: int = 0
+    stop: int | None = None
+
+    def within(self, size: int) -> tuple[int, int]:
+        """First and last-plus-one byte in a value of ``size`` bytes."""
+        if self.start < 0:
+            return max(0, size + self.start), size
+        stop = size if self.stop is None else min(self.stop, size)
+        return min(self.start, size), max(min(self.start, size), stop)
+
+
+WHOLE = ByteRange()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """One chunk: its bytes if they are inline, else where they are, and whether they must be adapted."""
+
+    node: Node
+    chunk: int
+    inline: bytes | None = None
+    source: int = INLINE
+    offset: int = 0
+    length: int = 0
+    encoding: int = -1
+    native: bool = True
+
+
+class Resolver:
+    """Reads chunks of one version of an archive. Safe to use from several threads and event loops."""
+
+    def __init__(
+        self, reader: ManifestReader, *, storage_options: StorageOptions = None, stale: Stale = "error"
+    ) -> None:
+        self.reader = reader
+        self._options = storage_options
+        self._stale: Stale = stale
+        self._pool: SourcePool | None = None
+        self._quick = not reader.url or urls.is_local(reader.url)
+
+    @property
+    def pool(self) -> SourcePool:
+        if self._pool is None:
+            self._pool = SourcePool(self.reader.sources, storage_options=self._options, stale=self._stale)
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+
+    def _request(self, node: Node, table: ChunkTable) -> _Request | None:
+        if not len(table):
+            return None
+        chunk, source, encoding = int(table.chunk[0]), int(table.source[0]), int(table.encoding[0])
+        if source >= len(self.reader.sources) or encoding >= len(node.encodings):
+            raise ManifestError(
+                f"{self.reader.url or 'manifest'}: /{node.path} chunk {chunk} refers to source {source} and "
+                f"encoding {encoding}, which the manifest does not have: it is damaged"
+            )
+        return _Request(
+            node=node,
+            chunk=chunk,
+            inline=table.inline_bytes(0) if source == INLINE else None,
+            source=source,
+            offset=int(table.offset[0]),
+            length=int(table.length[0]),
+            encoding=encoding,
+            native=node.is_native(chunk, encoding),
+        )
+
+    def read(self, node: Node, chunk: int, part: ByteRange = WHOLE) -> bytes | None:
+        """Bytes of a chunk as its array declares them, or None if it does not exist.
+
+        Raises
+        ------
+        SourceError, DecodeError, ManifestError
+            If it exists and cannot be read.
+        """
+        request = self._request(node, self.reader.find(node.path, [chunk]))
+        if request is None:
+            return None
+        if request.inline is not None:
+            return request.inline[slice(*part.within(len(request.inline)))]
+        if request.native:
+            start, stop = part.within(request.length)
+            return self.pool.read(request.source, request.offset + start, stop - start)
+        data = self._adapt(request, self.pool.read(request.source, request.offset, request.length))
+        return data[slice(*part.within(len(data)))]
+
+    async def read_async(self, node: Node, chunk: int, part: ByteRange = WHOLE) -> bytes | None:
+        """:meth:`read` without blocking the event loop."""
+        if self._quick:
+            table = self.reader.find(node.path, [chunk])
+        else:
+            table = await asyncio.to_thread(self.reader.find, node.path, [chunk])
+        request = self._request(node, table)
+        if request is None:
+            return None
+        if request.inline is not None:
+            return request.inline[slice(*part.within(len(request.inline)))]
+        if request.native:
+            start, stop = part.within(request.length)
+            return await self.pool.read_async(request.source, request.offset + start, stop - start)
+        stored = await self.pool.read_async(request.source, request.offset, request.length)
+        if request.length <= _SMALL_DECODE:
+            data = self._adapt(request, stored)
+        else:
+            data = await asyncio.to_thread(self._adapt, request, stored)
+        return data[slice(*part.within(len(data)))]
+
+    def size(self, node: Node, chunk: int) -> int | None:
+        """Length of what :meth:`read` returns, without reading where that is known."""
+        request = self._request(node, self.reader.find(node.path, [chunk]))
+        if request is None:
+            return None
+        if request.native:
+            return request.length
+        if len(node.codecs) == 1 and node.dtype is not None:
+            return math.prod(node.grid.chunk_shape(chunk)) * node.dtype.itemsize
+        data = self.read(node, chunk)
+        return None if data is None else len(data)
+
+    def chunks(self, node: Node, wanted: Sequence[int] | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Numbers of the chunks of an array that exist (of those wanted)."""
+        return self.reader.find(node.path, wanted).chunk
+
+    def _adapt(self, request: _Request, stored: bytes) -> bytes:
+        node, dtype = request.node, request.node.dtype
+        try:
+            if dtype is None:
+                raise FormatError("an array of variable-length values has a reference into a file")
+            fill = fill_value_from_json(dtype, node.json["fill_value"])
+            values = decode(stored, node.encodings[request.encoding], dtype)
+            return encode(fit(values, node.grid.chunk_shape(request.chunk), fill), node.codecs)
+        except (DecodeError, FormatError) as error:
+            where = urls.display(self.reader.sources[request.source].url)
+            raise DecodeError(
+                f"/{node.path}/{node.grid.key(request.chunk)}: {request.length} bytes at {request.offset} of {where}: "
+                f"{error}. The file is damaged, or the manifest does not belong to it: scan it again."
+            ) from error

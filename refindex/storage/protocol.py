@@ -1,0 +1,107 @@
+"""What a stored manifest offers to those who read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy.typing as npt
+
+from refindex.errors import NotFoundError
+from refindex.model.chunks import ChunkTable
+from refindex.model.manifest import Array, Manifest, Node, ScanReport, Source
+
+
+class ManifestReader(Protocol):
+    """One version of a manifest, read lazily. Safe to use from several threads."""
+
+    @property
+    def url(self) -> str:
+        """Absolute URL of the archive, empty for a manifest in memory."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Snapshot that is read; it never changes under a reader."""
+        ...
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """Groups and arrays by path, without references."""
+        ...
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The sources as ``ChunkTable.source`` numbers them, with absolute URLs."""
+        ...
+
+    @property
+    def report(self) -> ScanReport: ...
+
+    def find(self, path: str, chunks: npt.ArrayLike | None = None) -> ChunkTable:
+        """The references of the given chunks (sorted) of an array that exist, or all of them.
+
+        Raises
+        ------
+        ManifestError
+            If the manifest is damaged: never an empty table instead.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class MemoryReader:
+    """A manifest in memory as a reader."""
+
+    def __init__(self, manifest: Manifest, *, url: str = "") -> None:
+        self.manifest = manifest
+        self.url = url
+        self.version = 0
+        self.nodes: Mapping[str, Node] = manifest.nodes
+        self.sources: Sequence[Source] = manifest.sources
+        self.report = manifest.report
+
+    def find(self, path: str, chunks: npt.ArrayLike | None = None) -> ChunkTable:
+        table = self.manifest.arrays[path].chunks
+        if chunks is None:
+            return table
+        rows = table.find(chunks)
+        return table.take(rows[rows >= 0])
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def load(reader: ManifestReader) -> Manifest:
+    """The whole manifest, references included, in memory."""
+    if isinstance(reader, MemoryReader):
+        return reader.manifest
+    arrays = {
+        path: Array(
+            path=path,
+            document=node.document,
+            encodings=node.encodings,
+            attribute_types=node.attribute_types,
+            chunks=reader.find(path),
+        )
+        for path, node in reader.nodes.items()
+        if node.is_array
+    }
+    groups = {path: node for path, node in reader.nodes.items() if not node.is_array}
+    return Manifest(groups=groups, arrays=arrays, sources=tuple(reader.sources), report=reader.report)
+
+
+def require(nodes: Mapping[str, Node], path: str, url: str) -> Node:
+    """The node at a path.
+
+    Raises
+    ------
+    NotFoundError
+        Naming the nearest paths there are.
+    """
+    node = nodes.get(path.strip("/"))
+    if node is None:
+        some = ", ".join(f"/{p}" for p in list(nodes)[:8])
+        raise NotFoundError(f"{url or 'manifest'}: no group or array /{path.strip('/')}; there are {some} ...")
+    return node

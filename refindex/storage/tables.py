@@ -1,0 +1,253 @@
+"""The relations of a manifest as Arrow tables; what every storage and every reader agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from refindex.access import urls
+from refindex.errors import FormatError, ManifestError, UnsupportedError
+from refindex.model.chunks import INLINE, ChunkTable
+from refindex.model.encoding import Encoding
+from refindex.model.manifest import Array, Node, ReportEntry, ScanReport, Source, Status
+from refindex.model.zarr_v3 import dumps, loads
+
+ROW_GROUP = 65_536
+"""References in one row group: what one look-up decodes."""
+
+INLINE_GROUP = 32 << 20
+"""Inline bytes in one row group at most (a single larger chunk makes a group of its own)."""
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "node": pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("document", pa.string(), nullable=False),
+            pa.field("encodings", pa.string()),
+            pa.field("attribute_types", pa.string()),
+        ]
+    ),
+    "source": pa.schema(
+        [
+            pa.field("source", pa.int32(), nullable=False),
+            pa.field("url", pa.string(), nullable=False),
+            pa.field("size", pa.int64(), nullable=False),
+            pa.field("mtime", pa.timestamp("us", tz="UTC")),
+            pa.field("etag", pa.string()),
+        ]
+    ),
+    "chunk": pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("chunk", pa.int64(), nullable=False),
+            pa.field("source", pa.int32()),
+            pa.field("offset", pa.int64()),
+            pa.field("length", pa.int64(), nullable=False),
+            pa.field("encoding", pa.int32()),
+            pa.field("data", pa.binary()),
+        ]
+    ),
+    "report": pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("url", pa.string(), nullable=False),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("reason", pa.string()),
+        ]
+    ),
+}
+
+
+def node_table(nodes: Iterable[Node]) -> pa.Table:
+    rows = list(nodes)
+    return pa.table(
+        {
+            "path": [n.path for n in rows],
+            "document": [n.document for n in rows],
+            "encodings": [encodings_text(n) for n in rows],
+            "attribute_types": [dumps(dict(n.attribute_types)) if n.attribute_types else None for n in rows],
+        },
+        schema=SCHEMAS["node"],
+    )
+
+
+def encodings_text(node: Node) -> str | None:
+    """The encodings of an array as JSON text, None for a group or an array without any."""
+    return dumps([e.to_json() for e in node.encodings]) if node.encodings else None
+
+
+def make_node(path: str, document: str, encodings: str | None, attribute_types: str | None) -> Node:
+    """A node from its row.
+
+    Raises
+    ------
+    ManifestError
+        If a column does not hold what it must.
+    """
+    try:
+        kinds = loads(encodings, "encodings") if encodings else []
+        types = loads(attribute_types, "attribute types") if attribute_types else {}
+        if not isinstance(kinds, list) or not isinstance(types, Mapping):
+            raise FormatError("encodings must be a list, attribute types an object")
+        node = Node(
+            path=path,
+            document=document,
+            encodings=tuple(Encoding.from_json(kind) for kind in kinds),
+            attribute_types={str(k): str(v) for k, v in types.items()},
+        )
+    except FormatError as error:
+        raise ManifestError(f"node /{path} is damaged: {error}") from error
+    return node
+
+
+def source_table(sources: Iterable[Source], base: str) -> pa.Table:
+    """Sources with URLs relative to the folder ``base`` that holds the manifest, where they lie below it."""
+    rows = list(sources)
+    return pa.table(
+        {
+            "source": list(range(len(rows))),
+            "url": [urls.relative(s.url, base) for s in rows],
+            "size": [s.size for s in rows],
+            "mtime": pa.array([s.mtime for s in rows], type=pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+            "etag": [s.etag for s in rows],
+        },
+        schema=SCHEMAS["source"],
+    )
+
+
+def make_sources(rows: Iterable[Mapping[str, Any]], base: str) -> tuple[Source, ...]:
+    """Sources, in order of their numbers, from rows with ``mtime`` in microseconds."""
+    ordered = sorted(rows, key=lambda row: int(row["source"]))
+    if [int(row["source"]) for row in ordered] != list(range(len(ordered))):
+        raise ManifestError("sources are not numbered from 0 without gaps")
+    return tuple(
+        Source(url=urls.resolve(row["url"], base), size=int(row["size"]), mtime=row["mtime"], etag=row["etag"])
+        for row in ordered
+    )
+
+
+def report_table(report: ScanReport, base: str) -> pa.Table:
+    return pa.table(
+        {
+            "path": [e.path for e in report],
+            "url": [urls.relative(urls.absolute(e.source), base) for e in report],
+            "status": [str(e.status) for e in report],
+            "reason": [e.reason or None for e in report],
+        },
+        schema=SCHEMAS["report"],
+    )
+
+
+def make_report(rows: Iterable[Mapping[str, Any]], base: str) -> ScanReport:
+    return ScanReport(
+        entries=tuple(
+            ReportEntry(
+                source=urls.display(urls.resolve(row["url"], base)),
+                path=row["path"],
+                status=Status(row["status"]),
+                reason=row["reason"] or "",
+            )
+            for row in rows
+        )
+    )
+
+
+def chunk_batches(arrays: Iterable[Array]) -> Iterator[pa.Table]:
+    """References of arrays as tables of one row group each, sorted by (path, chunk)."""
+    pending: list[pa.Table] = []
+    rows = nbytes = 0
+    for array in sorted(arrays, key=lambda a: a.path):
+        for part in _pieces(array.chunks):
+            weight = int(part.length[part.source == INLINE].sum())
+            if pending and (rows + len(part) > ROW_GROUP or nbytes + weight > INLINE_GROUP):
+                yield pa.concat_tables(pending)
+                pending, rows, nbytes = [], 0, 0
+            pending.append(chunk_table(array.path, part))
+            rows, nbytes = rows + len(part), nbytes + weight
+    if pending:
+        yield pa.concat_tables(pending)
+
+
+def _pieces(table: ChunkTable) -> Iterator[ChunkTable]:
+    """A table in slices that fit a row group."""
+    start = 0
+    inline = np.cumsum(np.where(table.source == INLINE, table.length, 0))
+    while start < len(table):
+        done = int(inline[start - 1]) if start else 0
+        by_bytes = int(np.searchsorted(inline, done + INLINE_GROUP, side="right"))
+        stop = min(start + ROW_GROUP, max(by_bytes, start + 1), len(table))
+        yield table.take(slice(start, stop))
+        start = stop
+
+
+def chunk_table(path: str, table: ChunkTable) -> pa.Table:
+    """The rows of one array; ``source``, ``offset`` and ``encoding`` are null for inline chunks."""
+    n = len(table)
+    inline = table.source == INLINE
+    nothing = inline if inline.any() else None
+    paths = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, dtype=np.int32)), pa.array([path])).cast(pa.string())
+    columns = [
+        paths,
+        pa.array(table.chunk),
+        pa.array(table.source, mask=nothing),
+        pa.array(table.offset, mask=nothing),
+        pa.array(table.length),
+        pa.array(table.encoding, mask=table.encoding < 0 if (table.encoding < 0).any() else None),
+        _inline_column(table, inline),
+    ]
+    return pa.Table.from_arrays(columns, schema=SCHEMAS["chunk"])
+
+
+def _inline_column(table: ChunkTable, inline: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.Array:
+    if not inline.any():
+        return pa.nulls(len(table), pa.binary())
+    blob = b"".join(table.inline_bytes(int(row)) for row in np.flatnonzero(inline))
+    ends = np.cumsum(np.where(inline, table.length, 0), dtype=np.int64)
+    offsets = np.concatenate(([0], ends))
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise UnsupportedError(f"an inline chunk of {len(blob)} bytes is too large for a manifest")
+    validity = pa.array(inline).buffers()[1]
+    buffers = [validity, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(blob)]
+    return pa.Array.from_buffers(pa.binary(), len(table), buffers)
+
+
+def make_chunks(rows: pa.Table) -> ChunkTable:
+    """References from rows of one array (the columns of ``SCHEMAS["chunk"]`` but for ``path``).
+
+    Raises
+    ------
+    FormatError
+        If the rows contradict each other.
+    """
+    rows = rows.combine_chunks()
+    data = rows.column("data")
+    n = len(rows)
+    chunk = _integers(rows, "chunk", np.int64, 0)
+    source = _integers(rows, "source", np.int32, INLINE)
+    offset = _integers(rows, "offset", np.int64, 0)
+    length = _integers(rows, "length", np.int64, 0)
+    encoding = _integers(rows, "encoding", np.int32, -1)
+    blob = b""
+    if data.null_count < n:
+        values = data.combine_chunks() if isinstance(data, pa.ChunkedArray) else data
+        values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
+        present = values.is_valid().to_numpy(zero_copy_only=False)
+        sizes = pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        if np.any(present != (source == INLINE)) or np.any(sizes[present] != length[present]):
+            raise FormatError("an inline chunk has no data, other data than its length says, or a source as well")
+        offset = np.where(present, np.cumsum(sizes) - sizes, offset)
+        blob = b"".join(values.drop_null().to_pylist())
+    elif np.any(source == INLINE):
+        raise FormatError("a reference has neither a source nor inline data")
+    return ChunkTable(chunk=chunk, source=source, offset=offset, length=length, encoding=encoding, data=blob)
+
+
+def _integers(rows: pa.Table, name: str, dtype: Any, missing: int) -> np.ndarray[Any, Any]:
+    column = rows.column(name)
+    if column.null_count:
+        column = column.fill_null(missing)
+    return np.ascontiguousarray(column.to_numpy(), dtype=dtype)
