@@ -10,10 +10,21 @@ from typing import Any
 import h5py
 import hdf5plugin  # noqa: F401 -- so that h5py reads every filter that it can
 import numpy as np
+import xarray as xr
 import zarr
 
 import refindex
 from refindex import Status
+
+
+def netcdf4(path: Any, **options: Any) -> xr.Dataset:
+    """What xarray's netcdf4 engine reads, in memory.
+
+    The file is closed at once: netCDF-C is not thread-safe, and a dataset that the garbage collector
+    closes on another thread while a file is opened on this one crashes the process.
+    """
+    with xr.open_dataset(path, engine="netcdf4", **options) as opened:
+        return opened.load()
 
 
 @dataclass(slots=True)

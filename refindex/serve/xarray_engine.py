@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import xarray as xr
 import zarr
 from xarray.backends import AbstractDataStore, BackendEntrypoint, StoreBackendEntrypoint
@@ -52,16 +53,16 @@ class RefindexDataStore(AbstractDataStore):
             raise TypeError(f"/{node.path} is not an array")
         attributes = dict(node.typed_attributes)
         if "_FillValue" in attributes:
-            attributes["_FillValue"] = FillValueCoder.decode(attributes["_FillValue"], array.dtype)
+            decoded = FillValueCoder.decode(attributes["_FillValue"], array.dtype)
+            attributes["_FillValue"] = np.asarray(decoded).astype(array.dtype)[()]
         chunks = tuple(
             edge if isinstance(edge, int) else tuple(n for n, count in edge for _ in range(count))
             for edge in node.grid.edges
         )
-        encoding = {
-            "chunks": chunks,
-            "preferred_chunks": dict(zip(node.dims, chunks, strict=True)),
-            "source": str(self._group.store),
-        }
+        encoding = {"chunks": chunks, "source": str(self._group.store)}
+        if node.grid.size > 1:
+            # An array in one chunk prefers nothing: xarray would warn of every other choice for its dimensions.
+            encoding["preferred_chunks"] = dict(zip(node.dims, chunks, strict=True))
         data = indexing.LazilyIndexedArray(ZarrArrayWrapper(array))  # type: ignore[no-untyped-call]
         return xr.Variable(node.dims, data, attributes, encoding)
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -229,12 +231,14 @@ class SQLiteReader:
     def __init__(self, url: str, *, version: int | None = None, storage_options: StorageOptions = None) -> None:
         self.url = url
         self._lock = threading.Lock()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._remove_copy: Callable[[], object] | None = None
         if urls.is_local(url):
             path = urls.local_path(url)
         else:
-            self._folder = tempfile.TemporaryDirectory(prefix="refindex-")
-            path = Path(self._folder.name) / "manifest.sqlite"
+            folder = Path(tempfile.mkdtemp(prefix="refindex-"))
+            # Also when nobody closes the reader, and when the interpreter ends.
+            self._remove_copy = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            path = folder / "manifest.sqlite"
             fs, remote = fsspec.core.url_to_fs(url, **(storage_options or {}))
             with reading(url, "downloading"):
                 fs.get_file(remote, os.fspath(path))
@@ -251,8 +255,8 @@ class SQLiteReader:
 
     def close(self) -> None:
         self._db.close()
-        if self._folder is not None:
-            self._folder.cleanup()
+        if self._remove_copy is not None:
+            self._remove_copy()
 
     def __del__(self) -> None:
         if hasattr(self, "_db"):
