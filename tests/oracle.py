@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import h5py
-import hdf5plugin  # noqa: F401 -- so that h5py reads every filter that it can
 import numpy as np
 import xarray as xr
 import zarr

@@ -10,13 +10,17 @@ from __future__ import annotations
 import threading
 
 import h5py
-import hdf5plugin  # noqa: F401 -- registers its filters with libhdf5
+import hdf5plugin
 import numpy as np
 from h5py import h5d, h5f, h5p, h5s, h5t, h5z
 
 from refindex.errors import DecodeError, UnsupportedError
 from refindex.model.dtype import Subarray, numpy_dtype
 from refindex.model.encoding import SCALEOFFSET, SZIP, Encoding
+
+# Importing netCDF4 points HDF5_PLUGIN_PATH at filters that are linked with netCDF4's own libhdf5; h5py's picks them
+# up and fails ("error during user callback"). Registering hdf5plugin's by force puts the right ones in their place.
+hdf5plugin.register(force=True)
 
 _LOCK = threading.Lock()
 """h5py serialises its calls anyway; this keeps one chunk's calls together."""

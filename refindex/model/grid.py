@@ -109,7 +109,7 @@ class ChunkGrid:
 
     def index(self, coordinates: npt.ArrayLike) -> IntArray:
         """C-order chunk numbers of chunk coordinates of shape ``(n, ndim)``."""
-        coords = np.asarray(coordinates, dtype=np.int64).reshape(-1, self.ndim)
+        coords = np.atleast_2d(np.asarray(coordinates, dtype=np.int64))
         index = np.zeros(len(coords), dtype=np.int64)
         for axis, count in enumerate(self.counts):
             index *= count
@@ -126,7 +126,7 @@ class ChunkGrid:
 
     def index_of_elements(self, offsets: npt.ArrayLike) -> IntArray:
         """C-order numbers of the chunks that start at, or contain, element offsets ``(n, ndim)``."""
-        elements = np.asarray(offsets, dtype=np.int64).reshape(-1, self.ndim)
+        elements = np.atleast_2d(np.asarray(offsets, dtype=np.int64))
         index = np.zeros(len(elements), dtype=np.int64)
         for axis, start in enumerate(self.starts):
             index *= self.counts[axis]

@@ -12,7 +12,7 @@ import numpy as np
 from h5py import h5d, h5f, h5p, h5s
 
 from refindex.decode import libhdf5
-from refindex.decode.pipeline import decode
+from refindex.decode.pipeline import decode, is_built_in
 from refindex.errors import FormatError, RefindexError, UnsupportedError
 from refindex.model.chunks import ChunkTable
 from refindex.model.dtype import (
@@ -27,8 +27,8 @@ from refindex.model.dtype import (
     xarray_fill_value,
 )
 from refindex.model.encoding import (
+    BITSHUFFLE,
     BLOSC,
-    BZIP2,
     DEFLATE,
     FLETCHER32,
     LZF,
@@ -36,7 +36,6 @@ from refindex.model.encoding import (
     SCALEOFFSET,
     SHUFFLE,
     SZIP,
-    ZSTD,
     Encoding,
     Filter,
     bytes_codec,
@@ -61,8 +60,7 @@ COORDINATE_NBYTES = 16 << 20
 STRINGS_PER_CHUNK = 1 << 18
 """Elements in one inline chunk of strings of variable length."""
 
-_PYTHON_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32, BZIP2, ZSTD}
-_LIBHDF5_FILTERS = {SZIP, NBIT, SCALEOFFSET, LZF, BLOSC, 32004, 32008, 32026}
+_LIBHDF5_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32, SZIP, NBIT, SCALEOFFSET, LZF, BLOSC, 32004, BITSHUFFLE, 32026}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -425,7 +423,7 @@ def _chunked(found: Found, plan: _Plan, index: FileIndex) -> _Stored:
 
 
 def _encoding(dataset: h5d.DatasetID, plan: _Plan, shape: tuple[int, ...], filters: tuple[Filter, ...]) -> Encoding:
-    if all(f.id in _PYTHON_FILTERS for f in filters):
+    if all(is_built_in(f) for f in filters):
         return Encoding(type=plan.stored, shape=shape, filters=filters)
     fill = b""
     if any(f.id == SCALEOFFSET for f in filters) and plan.creation.fill_value_defined() != h5d.FILL_VALUE_UNDEFINED:
@@ -453,7 +451,7 @@ def _check_decodable(
     assumed. Raises UnsupportedError where they do not.
     """
     for number, encoding in enumerate(encodings):
-        special = [f for f in encoding.filters if f.id not in _PYTHON_FILTERS]
+        special = [f for f in encoding.filters if not is_built_in(f)]
         if not special:
             continue
         for f in special:
