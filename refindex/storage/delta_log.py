@@ -29,16 +29,22 @@ from refindex.model.zarr_v3 import dumps, loads
 LOG = "_delta_log"
 _COMMIT = re.compile(r"^(\d{20})\.json$")
 _FORMAT_KEY = "refindex.format"
+_FOOTER_KEY = "refindex.footer.crc32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
-    """One live Parquet file of a snapshot: path below the archive, the kind of its rows, size and row count."""
+    """One live Parquet file of a snapshot.
+
+    ``path`` is below the archive; ``kind`` that of its rows; ``footer`` the CRC-32 of its footer, which holds the
+    statistics that decide which rows are looked at (pages have checksums of their own).
+    """
 
     path: str
     kind: str
     size: int
     rows: int
+    footer: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,12 +116,14 @@ def _apply(snapshot: Snapshot, action: Mapping[str, Any]) -> None:
     if "add" in action:
         add = action["add"]
         stats = loads(add.get("stats") or "{}", "file statistics")
+        tags = add.get("tags") or {}
         path = unquote(add["path"])
         snapshot.files[path] = DataFile(
             path=path,
             kind=str(add["partitionValues"]["kind"]),
             size=int(add["size"]),
             rows=int(stats.get("numRecords", -1)),
+            footer=None if _FOOTER_KEY not in tags else int(tags[_FOOTER_KEY], 16),
         )
     elif "remove" in action:
         snapshot.files.pop(unquote(action["remove"]["path"]), None)
@@ -178,6 +186,7 @@ def commit_lines(
                 "modificationTime": now,
                 "dataChange": True,
                 "stats": dumps({"numRecords": f.rows}),
+                "tags": {} if f.footer is None else {_FOOTER_KEY: f"{f.footer:08x}"},
             }
         }
         for f in added

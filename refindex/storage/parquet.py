@@ -12,6 +12,7 @@ import os
 import posixpath
 import threading
 import uuid
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,11 +60,20 @@ def delta_schema() -> str:
     return dumps({"type": "struct", "fields": fields})
 
 
+_TAIL = 64 << 10
+"""The end of a file that is read to begin with: it holds the footers of all but large ones."""
+
+
+def _footer(tail: bytes) -> bytes:
+    """The footer (Thrift metadata, its length, magic) at the end of a Parquet file, or less of it if it is cut."""
+    return tail[-(int.from_bytes(tail[-8:-4], "little") + 8) :]
+
+
 def _encode(kind: str, batches: Iterable[pa.Table]) -> tuple[bytes, int]:
     """One Parquet file of a kind, and its number of rows; every batch is a row group."""
     sink = io.BytesIO()
     schema = tables.SCHEMAS[kind]
-    options: dict[str, Any] = {"compression": "zstd", "version": "2.6"}
+    options: dict[str, Any] = {"compression": "zstd", "version": "2.6", "write_page_checksum": True}
     if kind == "chunk":
         packed = {
             "chunk": "DELTA_BINARY_PACKED",
@@ -113,7 +123,8 @@ def save(manifest: Manifest, url: str, *, overwrite: bool = False, storage_optio
             data, rows = _encode(kind, batches)
             path = f"kind={kind}/part-00000-{uuid.uuid4()}.zstd.parquet"
             target = posixpath.join(root, path)
-            written.append(DataFile(path=path, kind=kind, size=len(data), rows=rows))
+            footer = zlib.crc32(_footer(data))
+            written.append(DataFile(path=path, kind=kind, size=len(data), rows=rows, footer=footer))
             with reading(url, f"writing {path}"):
                 fs.makedirs(posixpath.dirname(target), exist_ok=True)
                 fs.pipe_file(target, data)
@@ -230,14 +241,26 @@ class ParquetReader:
                 size = int(self._fs.size(path) or 0)
                 if size != file.size:
                     raise ValueError(f"it has {size} bytes, the log says {file.size}")
+                metadata = pq.read_metadata(io.BytesIO(self._checked_footer(file, path)))
                 where = path if urls.is_local(self.url) else self._fs.open(path, "rb")
-                opened = pq.ParquetFile(where, memory_map=False)
+                opened = pq.ParquetFile(where, metadata=metadata, page_checksum_verification=True)
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise self._damaged(file, error) from error
             if opened.metadata.num_rows != file.rows >= 0:
                 raise self._damaged(file, f"it has {opened.metadata.num_rows} rows, the log says {file.rows}")
             self._files[file.path] = opened
             return opened
+
+    def _checked_footer(self, file: DataFile, path: str) -> bytes:
+        """The footer of a file, whose statistics decide which rows are looked at: damage must not hide any."""
+        tail = bytes(self._fs.cat_file(path, start=max(0, file.size - _TAIL), end=file.size))
+        footer = _footer(tail)
+        if len(footer) == len(tail) < file.size:
+            length = min(file.size, int.from_bytes(tail[-8:-4], "little") + 8)
+            footer = bytes(self._fs.cat_file(path, start=file.size - length, end=file.size))
+        if file.footer is not None and zlib.crc32(footer) != file.footer:
+            raise ValueError("its footer does not have the checksum that the log says")
+        return footer
 
     def _rows(self, kind: str) -> list[dict[str, Any]]:
         """All rows of one of the small kinds."""

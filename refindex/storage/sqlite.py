@@ -74,7 +74,7 @@ def save(manifest: Manifest, url: str, *, overwrite: bool = False, storage_optio
         if not overwrite:
             raise ExistsError(f"{path} exists; pass overwrite=True (--overwrite) for a new version")
         with contextlib.closing(_connect(path, url, write=True)) as db:
-            _check_format(db, url)
+            _check_format(db, url, path.stat().st_size)
             return _write(db, manifest, base, url)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -202,13 +202,16 @@ def _connect(path: Path, url: str, *, write: bool = False) -> sqlite3.Connection
     return db
 
 
-def _check_format(db: sqlite3.Connection, url: str) -> None:
+def _check_format(db: sqlite3.Connection, url: str, size: int) -> None:
     where = urls.display(url)
     try:
         application = db.execute("PRAGMA application_id").fetchone()[0]
         written = db.execute("PRAGMA user_version").fetchone()[0]
+        pages, page_size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     except sqlite3.Error as error:
         raise ManifestError(f"{where}: not a sound SQLite file: {error}") from error
+    if (expected := pages * page_size) > size:
+        raise ManifestError(f"{where}: truncated: it has {size} bytes of {expected}. Restore it from a copy, or scan again.")
     if application != APPLICATION_ID:
         raise ManifestError(f"{where}: an SQLite database, but not a refindex archive")
     if written != FORMAT_VERSION:
@@ -244,7 +247,7 @@ class SQLiteReader:
                 fs.get_file(remote, os.fspath(path))
         self._db = _connect(path, url)
         try:
-            _check_format(self._db, url)
+            _check_format(self._db, url, path.stat().st_size)
             found = [row[0] for row in self._query("SELECT version FROM version ORDER BY version")]
             if not found or (version is not None and version not in found):
                 raise NotFoundError(f"{urls.display(url)}: there is no version {version}; versions are {found}")

@@ -121,13 +121,16 @@ def source_table(sources: Iterable[Source], base: str) -> pa.Table:
 
 def make_sources(rows: Iterable[Mapping[str, Any]], base: str) -> tuple[Source, ...]:
     """Sources, in order of their numbers, from rows with ``mtime`` in microseconds."""
-    ordered = sorted(rows, key=lambda row: int(row["source"]))
-    if [int(row["source"]) for row in ordered] != list(range(len(ordered))):
-        raise ManifestError("sources are not numbered from 0 without gaps")
-    return tuple(
-        Source(url=urls.resolve(row["url"], base), size=int(row["size"]), mtime=row["mtime"], etag=row["etag"])
-        for row in ordered
-    )
+    try:
+        ordered = sorted(rows, key=lambda row: int(row["source"]))
+        if [int(row["source"]) for row in ordered] != list(range(len(ordered))):
+            raise ManifestError("sources are not numbered from 0 without gaps")
+        return tuple(
+            Source(url=urls.resolve(row["url"], base), size=int(row["size"]), mtime=row["mtime"], etag=row["etag"])
+            for row in ordered
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ManifestError(f"the list of sources is damaged: {error}") from error
 
 
 def report_table(report: ScanReport, base: str) -> pa.Table:
@@ -143,17 +146,20 @@ def report_table(report: ScanReport, base: str) -> pa.Table:
 
 
 def make_report(rows: Iterable[Mapping[str, Any]], base: str) -> ScanReport:
-    return ScanReport(
-        entries=tuple(
-            ReportEntry(
-                source=urls.display(urls.resolve(row["url"], base)),
-                path=row["path"],
-                status=Status(row["status"]),
-                reason=row["reason"] or "",
+    try:
+        return ScanReport(
+            entries=tuple(
+                ReportEntry(
+                    source=urls.display(urls.resolve(row["url"], base)),
+                    path=row["path"],
+                    status=Status(row["status"]),
+                    reason=row["reason"] or "",
+                )
+                for row in rows
             )
-            for row in rows
         )
-    )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ManifestError(f"the report is damaged: {error}") from error
 
 
 def chunk_batches(arrays: Iterable[Array]) -> Iterator[pa.Table]:
