@@ -146,15 +146,24 @@ def open_reader(url: str, storage_options: StorageOptions = None) -> RangeReader
 
 
 class reading(contextlib.AbstractContextManager[None]):  # noqa: N801 -- used as a statement
-    """Turn whatever a filesystem raises while it reads ``url`` into an error that names it."""
+    """Turn whatever a filesystem raises while it reads ``url`` into an error that names it.
 
-    def __init__(self, url: str, doing: str) -> None:
-        self._url, self._doing = url, doing
+    With ``referenced``, a missing file is a :class:`SourceError` and no ``FileNotFoundError``: zarr takes that one for
+    a missing chunk wherever a filesystem raises it, and would serve fill values.
+    """
+
+    def __init__(self, url: str, doing: str, *, referenced: bool = False) -> None:
+        self._url, self._doing, self._referenced = url, doing, referenced
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        where = urls.display(self._url)
+        if self._referenced and isinstance(error, FileNotFoundError):
+            raise SourceError(
+                f"{where}: no such file (while {self._doing}); the archive refers to it. Put it back where it was, "
+                "or scan it again where it is now."
+            ) from error
         if error is None or isinstance(error, RefindexError) or not isinstance(error, Exception):
             return
-        where = urls.display(self._url)
         if isinstance(error, FileNotFoundError):
             raise NotFoundError(f"{where}: no such file (while {self._doing})") from error
         if isinstance(error, PermissionError):
@@ -219,8 +228,9 @@ class SourcePool:
                 self._open.move_to_end(source)
                 return found
         recorded = self.sources[source]
-        opened = open_reader(recorded.url, self._options)
-        self._check(source, recorded, opened)
+        with reading(recorded.url, "opening", referenced=True):
+            opened = open_reader(recorded.url, self._options)
+            self._check(source, recorded, opened)
         with self._lock:
             self._open[source] = opened
             if len(self._open) > _MAX_OPEN:
@@ -251,7 +261,7 @@ class SourcePool:
             If they cannot be read, or fewer come back.
         """
         reader = self.reader(source)
-        with reading(self.sources[source].url, f"reading {length} bytes at {offset}"):
+        with reading(self.sources[source].url, f"reading {length} bytes at {offset}", referenced=True):
             return self._complete(source, offset, length, reader.read(offset, length))
 
     async def read_async(self, source: int, offset: int, length: int) -> bytes:
@@ -260,7 +270,7 @@ class SourcePool:
             reader = self._open.get(source)
         if reader is None:
             reader = await asyncio.to_thread(partial(self.reader, source))
-        with reading(self.sources[source].url, f"reading {length} bytes at {offset}"):
+        with reading(self.sources[source].url, f"reading {length} bytes at {offset}", referenced=True):
             return self._complete(source, offset, length, await reader.read_async(offset, length))
 
     def _complete(self, source: int, offset: int, length: int, data: bytes) -> bytes:

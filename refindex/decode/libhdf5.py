@@ -65,6 +65,8 @@ def _read_back(data: bytes, encoding: Encoding, shape: tuple[int, ...], itemsize
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fapl_core(max(len(data), 1 << 16), False)
     access.set_libver_bounds(h5f.LIBVER_LATEST, h5f.LIBVER_LATEST)
+    # A failed read leaves the dataset alive in its traceback: the file must close all the same.
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
     creation = h5p.create(h5p.DATASET_CREATE)
     creation.set_chunk(shape)
     if encoding.hdf5_fill:

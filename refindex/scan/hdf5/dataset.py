@@ -259,6 +259,7 @@ def _fill_bytes(dataset: h5d.DatasetID, creation: h5p.PropDCID) -> bytes:
         raise UnsupportedError("the fill value of an array type in external files is not served yet")
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fapl_core(1 << 16, False)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
     file = h5f.create(b"fill", h5f.ACC_TRUNC, fapl=access)
     try:
         kind = dataset.get_type()
