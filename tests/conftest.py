@@ -8,6 +8,11 @@ from pathlib import Path
 import netCDF4
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Machines that run tests are shared: how long an example takes says nothing of the code.
+settings.register_profile("refindex", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("refindex")
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `import oracle`
 

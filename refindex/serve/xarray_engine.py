@@ -59,7 +59,7 @@ class RefindexDataStore(AbstractDataStore):
             edge if isinstance(edge, int) else tuple(n for n, count in edge for _ in range(count))
             for edge in node.grid.edges
         )
-        encoding = {"chunks": chunks, "source": str(self._group.store)}
+        encoding: dict[str, Any] = {"chunks": chunks, "source": str(self._group.store)}
         if node.grid.size > 1:
             # An array in one chunk prefers nothing: xarray would warn of every other choice for its dimensions.
             encoding["preferred_chunks"] = dict(zip(node.dims, chunks, strict=True))

@@ -211,7 +211,9 @@ def _check_format(db: sqlite3.Connection, url: str, size: int) -> None:
     except sqlite3.Error as error:
         raise ManifestError(f"{where}: not a sound SQLite file: {error}") from error
     if (expected := pages * page_size) > size:
-        raise ManifestError(f"{where}: truncated: it has {size} bytes of {expected}. Restore it from a copy, or scan again.")
+        raise ManifestError(
+            f"{where}: truncated: it has {size} bytes of {expected}. Restore it from a copy, or scan again."
+        )
     if application != APPLICATION_ID:
         raise ManifestError(f"{where}: an SQLite database, but not a refindex archive")
     if written != FORMAT_VERSION:

@@ -54,7 +54,12 @@ def offsets(path: Path, name: str) -> tuple[int, int]:
 def test_damaged_chunks_raise(file: Path, name: str) -> None:
     offset, length = offsets(file, name)
     archive = refindex.open(file)
-    keep_time(file, lambda data: data.__setitem__(slice(offset, offset + length), b"\xa5\x5a" * (length // 2) + b"\1" * (length % 2)))
+    keep_time(
+        file,
+        lambda data: data.__setitem__(
+            slice(offset, offset + length), b"\xa5\x5a" * (length // 2) + b"\1" * (length % 2)
+        ),
+    )
     with pytest.raises(Exception, match=r"(?i)checksum|decompress|filter|incorrect header|deflate|error -3") as caught:
         archive.group[name][...]
     assert not isinstance(caught.value, AssertionError)
@@ -78,9 +83,11 @@ def test_a_changed_source_raises(file: Path, tmp_path: Path, stored: bool) -> No
     if stored:
         where = tmp_path / "a.refindex"
         refindex.scan(file).save(where)
-    with refindex.open(where) as archive, refindex.open(where, stale="warn") as warned, refindex.open(
-        where, stale="ignore"
-    ) as ignored:
+    with (
+        refindex.open(where) as archive,
+        refindex.open(where, stale="warn") as warned,
+        refindex.open(where, stale="ignore") as ignored,
+    ):
         os.utime(file, ns=(1, 1))
         if not stored:
             return  # the scan on the spot saw the file as it is
@@ -96,8 +103,9 @@ def test_a_shorter_source_raises(file: Path, tmp_path: Path) -> None:
     os.truncate(file, 5000)
     with refindex.open(tmp_path / "a.sqlite") as archive, pytest.raises(refindex.StaleSourceError, match="size was"):
         archive.group["plain"][...]
-    with refindex.open(tmp_path / "a.sqlite", stale="ignore") as archive, pytest.raises(
-        refindex.SourceError, match="got"
+    with (
+        refindex.open(tmp_path / "a.sqlite", stale="ignore") as archive,
+        pytest.raises(refindex.SourceError, match="got"),
     ):
         archive.group["plain"][...]
 
@@ -152,7 +160,10 @@ def test_the_short_last_chunk_of_contiguous_data(tmp_path: Path, monkeypatch: py
     manifest = refindex.scan(path)
     statuses = {e.path: e.status for e in manifest.report}
     assert statuses == {
-        "/prime": Status.ADAPTED, "/even": Status.NATIVE, "/deep": Status.NATIVE, "/line": Status.NATIVE,
+        "/prime": Status.ADAPTED,
+        "/even": Status.NATIVE,
+        "/deep": Status.NATIVE,
+        "/line": Status.NATIVE,
     }
     assert len(manifest.arrays["deep"].chunks) == 15
     assert sorted(compare_file(str(path)).right) == ["deep", "even", "line", "prime"]
@@ -169,9 +180,7 @@ def test_rectilinear_chunks_of_many_encodings(tmp_path: Path) -> None:
         (values[8:9], Encoding(type=Leaf("<f4"), shape=(1, 7), filters=(Filter(id=1, values=(5,)),))),
         (np.vstack([values[9:], np.full((2, 7), -1, "<f4")]), Encoding(type=Leaf("<f4"), shape=(5, 7))),
     ]
-    blobs = [
-        zlib.compress(data.tobytes()) if encoding.filters else data.tobytes() for data, encoding in pieces
-    ]
+    blobs = [zlib.compress(data.tobytes()) if encoding.filters else data.tobytes() for data, encoding in pieces]
     (tmp_path / "s").write_bytes(b"".join(blobs))
     lengths = np.array([len(b) for b in blobs])
     grid = ChunkGrid(shape=(12, 7), edges=(((3, 1), (5, 1), (1, 1), (3, 1)), 7))

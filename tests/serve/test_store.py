@@ -72,7 +72,8 @@ def test_keys_are_those_of_the_chunks_that_exist(archive: refindex.Archive, memo
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "c", "c/", "c/c", "c/c/", "c/c/c", "c/c/c/1", "c/c/c/1/", "c/1", "c/10/c/", "masked", "x", "zarr.json"]
+    "prefix",
+    ["", "c", "c/", "c/c", "c/c/", "c/c/c", "c/c/c/1", "c/c/c/1/", "c/1", "c/10/c/", "masked", "x", "zarr.json"],
 )
 def test_listing_equals_memory_store(archive: refindex.Archive, memory: MemoryStore, prefix: str) -> None:
     assert sorted(sync(_collect(archive.store.list_prefix(prefix)))) == sorted(
@@ -86,9 +87,13 @@ def test_listing_equals_memory_store(archive: refindex.Archive, memory: MemorySt
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_values_and_ranges_equal_memory_store(data: st.DataObject, archive: refindex.Archive, memory: MemoryStore) -> None:
+def test_values_and_ranges_equal_memory_store(
+    data: st.DataObject, archive: refindex.Archive, memory: MemoryStore
+) -> None:
     keys = sorted(sync(_collect(memory.list())))
-    key = data.draw(st.sampled_from([*keys, "c/c/c/4/0", "c/c/c/0/4", "c/c/c/00/0", "c/c/c/0", "nothing", "c/c/zarr", ""]))
+    key = data.draw(
+        st.sampled_from([*keys, "c/c/c/4/0", "c/c/c/0/4", "c/c/c/00/0", "c/c/c/0", "nothing", "c/c/zarr", ""])
+    )
     numbers = st.integers(0, 5000)
     part = data.draw(
         st.none()
@@ -146,5 +151,3 @@ def test_whole_tree_is_usable_from_several_threads(archive: refindex.Archive) ->
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: array[:20], range(32)))
     assert all(np.array_equal(r, np.arange(600).reshape(20, 30)) for r in results)
-
-

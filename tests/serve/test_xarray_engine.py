@@ -99,9 +99,7 @@ def test_archives_need_no_engine_named(tmp_path: Path, weather: Path) -> None:
 
 def test_archive_to_xarray(weather: Path) -> None:
     with refindex.open(weather) as archive:
-        xr.testing.assert_identical(
-            archive.to_xarray().load(), netcdf4(weather)
-        )
+        xr.testing.assert_identical(archive.to_xarray().load(), netcdf4(weather))
         assert archive.to_datatree()["derived/deeper/count"].item() == 42
         assert archive.to_xarray(group="derived")["mean"].shape == (10, 20)
         assert archive.to_xarray(drop_variables=["t2m"]).data_vars.keys().isdisjoint({"t2m"})

@@ -58,7 +58,9 @@ def make_manifest(
         groups=groups,
         arrays=arrays,
         sources=tuple(
-            Source(url=f"file://{base}/s{i}.nc", size=2**40 + i, mtime=1_700_000_000_123_456 + i, etag=None if i else '"e"')
+            Source(
+                url=f"file://{base}/s{i}.nc", size=2**40 + i, mtime=1_700_000_000_123_456 + i, etag=None if i else '"e"'
+            )
             for i in range(sources)
         ),
         report=ScanReport(entries=report),
@@ -226,7 +228,9 @@ def test_an_interrupted_save_leaves_what_was_there(
             _interrupt(kind, patch, at=point, error=error)
             with pytest.raises((KeyboardInterrupt, OSError, refindex.RefindexError)):
                 new.save(out, overwrite=not first)
-        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and "count" not in str(p)} == before, point
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and "count" not in str(p)} == before, (
+            point
+        )
         if not first:
             assert_equal(old, read(out))
     new.save(out, overwrite=not first)

@@ -23,17 +23,17 @@ CONTIGUOUS_CHUNK = 16 << 20
 class StoredChunks:
     """Columns of the chunks that a dataset has allocated.
 
-    ``elements`` is the first element of each chunk, shape ``(n, ndim)``; ``offset`` is absolute in the
+    ``scaled`` is the place of each chunk in the chunk grid, shape ``(n, ndim)``; ``offset`` is absolute in the
     file; ``mask`` has a bit set for each filter that was skipped.
     """
 
-    elements: IntArray
+    scaled: IntArray
     offset: IntArray
     length: IntArray
     mask: IntArray
 
 
-def iterate_chunks(dataset: h5d.DatasetID, *, user_block: int) -> StoredChunks:
+def iterate_chunks(dataset: h5d.DatasetID, chunk_shape: tuple[int, ...], *, user_block: int) -> StoredChunks:
     """The chunk table by ``H5Dchunk_iter``, straight into columns.
 
     libhdf5 before 2.0 leaves the user block out of chunk addresses; 2.0 adds it.
@@ -51,7 +51,7 @@ def iterate_chunks(dataset: h5d.DatasetID, *, user_block: int) -> StoredChunks:
     columns = np.frombuffer(rest, dtype=np.int64).reshape(-1, 3)
     base = user_block if library_version() < (2, 0, 0) else 0
     return StoredChunks(
-        elements=np.frombuffer(elements, dtype=np.int64).reshape(-1, ndim),
+        scaled=np.frombuffer(elements, dtype=np.int64).reshape(-1, ndim) // chunk_shape,
         mask=columns[:, 0],
         offset=columns[:, 1] + base,
         length=columns[:, 2],
@@ -107,13 +107,12 @@ def split_contiguous(
     )
 
 
-def one_unlimited_behind_first(dataset: h5d.DatasetID) -> bool:
+def one_unlimited_behind_first(maxima: tuple[int, ...]) -> bool:
     """Whether exactly one dimension is unlimited and it is not the first.
 
     With an extensible array index, libhdf5 2.0.0 iterates over such a dataset wrongly
     (``H5Dchunk_iter`` and ``H5Dget_chunk_info`` give offsets of other chunks).
     """
-    maxima = dataset.get_space().get_simple_extent_dims(True)
     unlimited = [axis for axis, extent in enumerate(maxima) if extent == h5s.UNLIMITED]
     return len(unlimited) == 1 and unlimited[0] != 0
 

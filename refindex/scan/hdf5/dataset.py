@@ -384,10 +384,10 @@ def _chunked(found: Found, plan: _Plan, index: FileIndex) -> _Stored:
     grid = ChunkGrid.regular(plan.shape, chunk_shape)
     pipeline = read_pipeline(plan.creation)
     stored = index.chunks(found, pipeline=pipeline)
-    number = grid.index_of_elements(
-        np.pad(stored.elements, ((0, 0), (0, len(plan.type_dims)))) if plan.type_dims else stored.elements
-    )
-    if len(number) and (np.any(number < 0) or np.any(number >= grid.size)):
+    # An array type adds dimensions behind the dataset's; each chunk holds them whole.
+    number = grid.index(np.pad(stored.scaled, ((0, 0), (0, len(plan.type_dims)))))
+    counts_of = np.array(grid.counts[: stored.scaled.shape[1]])
+    if np.any(stored.scaled < 0) or np.any(stored.scaled >= counts_of):
         raise FormatError("the chunk index names chunks outside the array")
     index.check_range(stored.offset, stored.length)
     # Bits beyond the pipeline mean nothing; masks that skip the same filters are one encoding.
@@ -461,7 +461,7 @@ def _check_decodable(
         row = int(np.argmax(rows == number)) if len(rows) else None
         if row is None:
             continue
-        first = tuple(int(n) for n in stored.elements[row])
+        first = tuple(int(n) * step for n, step in zip(stored.scaled[row], encoding.shape, strict=False))
         mask, data = dataset.read_direct_chunk(first)
         del mask
         try:

@@ -66,9 +66,7 @@ class BTreeV2Parameters:
     merge_percent: int
 
 
-type IndexParameters = (
-    SingleChunkParameters | FixedArrayParameters | ExtensibleArrayParameters | BTreeV2Parameters
-)
+type IndexParameters = SingleChunkParameters | FixedArrayParameters | ExtensibleArrayParameters | BTreeV2Parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +144,7 @@ def _version_1_2(cursor: Cursor, version: int) -> Layout:
     storage = _storage_class(cursor)
     cursor.take(5)
     if storage is StorageClass.VIRTUAL:
-        raise cursor.damaged(
-            expected="layout class 0 to 2 in a message of version 1 or 2", found=storage.value
-        )
+        raise cursor.damaged(expected="layout class 0 to 2 in a message of version 1 or 2", found=storage.value)
     address = None if storage is StorageClass.COMPACT else cursor.offset()
     if storage is StorageClass.CHUNKED:
         # The specification lists the element size apart, but the dimensionality counts it, as in version 3.
@@ -190,9 +186,7 @@ def _btree_v1(cursor: Cursor, version: int, rank: int, address: int | None) -> L
         dont_filter_partial_chunks=False,
         parameters=None,
     )
-    return Layout(
-        version=version, storage=StorageClass.CHUNKED, address=address, size=None, chunking=chunking
-    )
+    return Layout(version=version, storage=StorageClass.CHUNKED, address=address, size=None, chunking=chunking)
 
 
 def _dims(cursor: Cursor, rank: int, width: int) -> tuple[tuple[int, ...], int]:
@@ -201,9 +195,7 @@ def _dims(cursor: Cursor, rank: int, width: int) -> tuple[tuple[int, ...], int]:
         raise cursor.damaged(expected=f"a dimensionality of 2 to {MAX_RANK + 1}", found=rank)
     *dims, element_size = (cursor.uint(width) for _ in range(rank))
     if 0 in dims or not element_size:
-        raise cursor.damaged(
-            expected="chunk dimensions and an element size above 0", found=(*dims, element_size)
-        )
+        raise cursor.damaged(expected="chunk dimensions and an element size above 0", found=(*dims, element_size))
     if math.prod(dims) * element_size >= 2**63:
         raise cursor.damaged(expected="a chunk below 2**63 bytes", found=(*dims, element_size))
     return tuple(dims), element_size
@@ -237,9 +229,7 @@ def _version_4_chunked(cursor: Cursor, version: int) -> Layout:
         dont_filter_partial_chunks=bool(flags & 0b01),
         parameters=parameters,
     )
-    return Layout(
-        version=version, storage=StorageClass.CHUNKED, address=cursor.offset(), size=None, chunking=chunking
-    )
+    return Layout(version=version, storage=StorageClass.CHUNKED, address=cursor.offset(), size=None, chunking=chunking)
 
 
 def _parameters(cursor: Cursor, index: ChunkIndexType, *, filtered_single: bool) -> IndexParameters | None:
@@ -258,7 +248,5 @@ def _parameters(cursor: Cursor, index: ChunkIndexType, *, filtered_single: bool)
             page_bits=cursor.uint(1),
         )
     if index is ChunkIndexType.BTREE_V2:
-        return BTreeV2Parameters(
-            node_size=cursor.uint(4), split_percent=cursor.uint(1), merge_percent=cursor.uint(1)
-        )
+        return BTreeV2Parameters(node_size=cursor.uint(4), split_percent=cursor.uint(1), merge_percent=cursor.uint(1))
     return None

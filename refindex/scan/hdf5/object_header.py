@@ -67,9 +67,7 @@ def read_messages(
     return drive(header_walk(space, header_address, verify=verify), gatherer)
 
 
-def read_layout(
-    gatherer: Gatherer, superblock: Superblock, header_address: int, *, verify: bool = False
-) -> Layout:
+def read_layout(gatherer: Gatherer, superblock: Superblock, header_address: int, *, verify: bool = False) -> Layout:
     """The data layout of the dataset whose object header is at ``header_address``.
 
     The address is absolute: add ``superblock.base_address`` to what libhdf5's object info says.
@@ -113,12 +111,8 @@ def header_walk(space: AddressSpace, address: int, *, verify: bool) -> Walk[tupl
         found = list(islice(every, _MOST_MESSAGES + 1))
         messages += found
         if len(messages) > _MOST_MESSAGES:
-            raise space.damaged(
-                address, "object header", expected=f"at most {_MOST_MESSAGES} messages", found="more"
-            )
-        more = [
-            _continuation(message, space, seen) for message in found if message.kind == CONTINUATION_MESSAGE
-        ]
+            raise space.damaged(address, "object header", expected=f"at most {_MOST_MESSAGES} messages", found="more")
+        more = [_continuation(message, space, seen) for message in found if message.kind == CONTINUATION_MESSAGE]
         if not more:
             break
         blocks = yield tuple(more)
@@ -167,9 +161,7 @@ def _continuation(message: Message, space: AddressSpace, seen: set[int]) -> Rang
     return Ranges.one(address, length)
 
 
-def _continuation_block(
-    data: bytes, address: int, space: AddressSpace, layout: _Format, *, verify: bool
-) -> Cursor:
+def _continuation_block(data: bytes, address: int, space: AddressSpace, layout: _Format, *, verify: bool) -> Cursor:
     """The messages of a continuation block; in version 2 a signature and a checksum enclose them."""
     cursor = Cursor(data, space=space, address=address, what="object header continuation")
     if layout.version == 1:

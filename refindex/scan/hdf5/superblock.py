@@ -93,9 +93,7 @@ def _superblock(data: bytes, start: int, name: str, size: int, *, verify: bool) 
     cursor.expect(SIGNATURE, "signature")
     version = cursor.uint(1)
     if version > 3:
-        raise UnsupportedError(
-            f"{name}: superblock version {version} at address {start}; versions 0 to 3 are read"
-        )
+        raise UnsupportedError(f"{name}: superblock version {version} at address {start}; versions 0 to 3 are read")
     if version < 2:
         return _old(cursor, version)
     offset_size, length_size = _field_sizes(cursor)
@@ -114,9 +112,7 @@ def _superblock(data: bytes, start: int, name: str, size: int, *, verify: bool) 
                 raise _split_file(cursor)
             if message.kind == _BTREE_K_MESSAGE:
                 # Section IV.A.2.t "B-tree 'K' Values Message".
-                body = Cursor(
-                    message.body, space=space, address=message.address, what="B-tree 'K' values message"
-                )
+                body = Cursor(message.body, space=space, address=message.address, what="B-tree 'K' values message")
                 body.expect(0, "version")
                 k = body.uint(2)
     return _finish(cursor, version=version, k=k, flags=flags, end=end, root=root)
@@ -148,9 +144,7 @@ def _field_sizes(cursor: Cursor) -> tuple[int, int]:
     sizes = cursor.uint(1), cursor.uint(1)
     for size in sizes:
         if size in (16, 32):
-            raise UnsupportedError(
-                f"{cursor.space.name}: addresses or lengths of {size} bytes; 2, 4 and 8 are read"
-            )
+            raise UnsupportedError(f"{cursor.space.name}: addresses or lengths of {size} bytes; 2, 4 and 8 are read")
         if size not in FIELD_SIZES:
             raise cursor.damaged(expected="a size of offsets and of lengths of 2, 4 or 8", found=size)
     return sizes
