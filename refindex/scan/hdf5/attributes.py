@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from h5py import h5a, h5d, h5g, h5r, h5s, h5t
 
 from refindex.errors import UnsupportedError
 from refindex.model.zarr_v3 import json_value
+from refindex.scan.cf import Attributes
 
 HIDDEN = frozenset(
     {
@@ -25,19 +25,6 @@ HIDDEN = frozenset(
     }
 )
 """Book-keeping of HDF5 dimension scales and of netCDF-4, which netCDF hides too. ``NAME`` is hidden on scales."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Attributes:
-    """The attributes of one object.
-
-    ``values`` are strict JSON; ``types`` the numpy dtypes of numeric ones; ``notes`` what could not
-    be kept, one sentence each.
-    """
-
-    values: dict[str, Any] = field(default_factory=dict)
-    types: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def names(obj: h5g.GroupID | h5d.DatasetID) -> list[bytes]:

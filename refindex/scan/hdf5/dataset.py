@@ -24,7 +24,6 @@ from refindex.model.dtype import (
     same_bytes,
     served_dtype,
     to_served,
-    xarray_fill_value,
 )
 from refindex.model.encoding import (
     BITSHUFFLE,
@@ -44,8 +43,9 @@ from refindex.model.encoding import (
 from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Array, Status
 from refindex.model.zarr_v3 import array_document, dumps
-from refindex.scan.hdf5.attributes import Attributes
-from refindex.scan.hdf5.chunks import StoredChunks, split_contiguous
+from refindex.scan.cf import Attributes, document_attributes
+from refindex.scan.contiguous import split_contiguous
+from refindex.scan.hdf5.chunks import StoredChunks
 from refindex.scan.hdf5.filters import applied, read_pipeline
 from refindex.scan.hdf5.index import FileIndex
 from refindex.scan.hdf5.types import Kind, read_kind
@@ -159,7 +159,7 @@ def compile_dataset(
         codecs=stored.codecs,
         fill_value=fill,
         dimension_names=(*dims, *_type_dims_names(dims, shape)),
-        attributes=_attributes(attributes, kind, served),
+        attributes=document_attributes(attributes, served, kind.flags),
     )
     array = Array(
         path=path,
@@ -173,37 +173,6 @@ def compile_dataset(
 
 def _type_dims_names(dims: tuple[str, ...], shape: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(f"element_dim_{i}" for i in range(len(shape) - len(dims)))
-
-
-def _attributes(attributes: Attributes, kind: Kind, served: np.dtype[Any] | None) -> dict[str, Any]:
-    """Attributes as they go into the document: ``_FillValue`` as xarray reads it, enumerations as CF flags."""
-    values = dict(attributes.values)
-    if kind.flags and "flag_values" not in values and "flag_meanings" not in values:
-        values["flag_values"] = list(kind.flags.values())
-        values["flag_meanings"] = " ".join(name.replace(" ", "_") for name in kind.flags)
-        if served is not None:
-            attributes.types["flag_values"] = served.newbyteorder("=").name
-    if "_FillValue" in values:
-        raw = values.pop("_FillValue")
-        attributes.types.pop("_FillValue", None)
-        encoded = None
-        if served is not None and served.kind in "biufc":
-            try:
-                number = float("nan") if raw == "NaN" else raw
-                encoded = xarray_fill_value(served, np.asarray(number).astype(served))
-            except (TypeError, ValueError, OverflowError):
-                attributes.notes.append(f"_FillValue {raw!r} is not of the array's type; left out")
-        else:
-            attributes.notes.append("_FillValue of text or compound values is left out: xarray takes none")
-        if encoded is not None:
-            values["_FillValue"] = encoded
-            attributes.notes[:] = [n for n in attributes.notes if not n.startswith("attribute '_FillValue'")]
-    missing = values.get("missing_value")
-    if missing == "NaN" and served is not None and served.kind == "f":
-        # NaN is masked whether or not an attribute says so; as text it would break CF decoding.
-        del values["missing_value"]
-        attributes.notes[:] = [n for n in attributes.notes if not n.startswith("attribute 'missing_value'")]
-    return values
 
 
 def _plan(dataset: h5d.DatasetID, kind: Kind, stored: StoredType) -> _Plan:

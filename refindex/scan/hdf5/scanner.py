@@ -20,8 +20,8 @@ from refindex.access.files import StorageOptions, reading
 from refindex.errors import FormatError, RefindexError, UnsupportedError
 from refindex.model.manifest import Array, Manifest, Node, ReportEntry, ScanReport, Source, Status
 from refindex.model.zarr_v3 import dumps, group_document
+from refindex.scan.cf import Attributes
 from refindex.scan.hdf5 import attributes as attribute_reader
-from refindex.scan.hdf5.attributes import Attributes
 from refindex.scan.hdf5.dataset import compile_dataset
 from refindex.scan.hdf5.dimensions import Dimensions, read_dimensions, served_name
 from refindex.scan.hdf5.index import FileIndex, open_index
