@@ -49,7 +49,7 @@ bench: $(VENV)/.bench  ## measure beside kerchunk, VirtualiZarr and bare chunk_i
 	$(BIN)/python -m tests.benchmarks
 
 docs: $(STAMP)  ## build the documentation, strictly
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 	@echo "documentation: site/index.html"
 
 wheel: $(STAMP)  ## build the wheel, install it elsewhere, try it

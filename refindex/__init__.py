@@ -5,8 +5,9 @@ serves it to zarr, xarray and fsspec.
 """
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
-from refindex.api import Archive, open, scan  # noqa: A004
+from refindex.api import open, scan  # noqa: A004
 from refindex.errors import (
     DecodeError,
     ExistsError,
@@ -23,6 +24,9 @@ from refindex.model.encoding import Encoding, Filter
 from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Array, Manifest, Node, ReportEntry, ScanReport, Source, Status
 from refindex.scan import Progress
+
+if TYPE_CHECKING:
+    from refindex.archive import Archive
 
 __version__ = _version("refindex")
 
@@ -52,3 +56,12 @@ __all__ = [
     "open",
     "scan",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # What opens archives needs xarray and zarr, which scanning does not.
+    if name == "Archive":
+        from refindex.archive import Archive
+
+        return Archive
+    raise AttributeError(f"module 'refindex' has no attribute {name!r}")

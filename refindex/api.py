@@ -1,34 +1,24 @@
-"""The public functions: each composes the layers below."""
+"""The public functions: each composes the layers below.
+
+xarray and zarr take most of a second to import. Scanning does without them (worker processes, the command line), so
+what serves archives is imported when the first one is opened.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from functools import cached_property
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
-import numpy.typing as npt
-import xarray as xr
-import zarr
-
-from refindex import storage
 from refindex.access import urls
 from refindex.access.files import Stale
-from refindex.model.chunks import ChunkTable
-from refindex.model.manifest import Manifest, Node, ScanReport, Source
-from refindex.progress import progress_bar
+from refindex.model.manifest import Manifest, set_writer
 from refindex.scan import Progress, expand, scan_many, scan_source
-from refindex.serve.keys import ManifestKeys
-from refindex.serve.opening import Opening
-from refindex.serve.quiet import quiet
-from refindex.serve.resolver import Resolver
-from refindex.serve.xarray_engine import RefindexBackendEntrypoint
-from refindex.serve.zarr_store import RefindexStore
-from refindex.storage.protocol import require
+
+if TYPE_CHECKING:
+    from refindex.archive import Archive
 
 type Sources = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -53,7 +43,8 @@ def scan(
     variables:
         Names or paths of the arrays wanted; the coordinates of their dimensions come along. All if None.
     workers:
-        Processes; 1 stays in this one. By default as many as there are cores, for more than a few files.
+        Processes; 1 stays in this one. By default as many as there are cores, once the files that were scanned so far
+        show that it pays.
     executor:
         Any ``concurrent.futures`` executor to scan in instead.
     storage_options:
@@ -82,8 +73,12 @@ def scan(
     watching: AbstractContextManager[Callable[[Progress], None] | None]
     if callable(progress):
         watching = nullcontext(progress)
+    elif progress:
+        from refindex.progress import progress_bar
+
+        watching = progress_bar(len(found))
     else:
-        watching = progress_bar(len(found)) if progress else nullcontext(None)
+        watching = nullcontext(None)
     with watching as report:
         return scan_many(
             found,
@@ -93,89 +88,6 @@ def scan(
             storage_options=storage_options,
             strict=strict,
             progress=report,
-        )
-
-
-class Archive(AbstractContextManager["Archive"]):
-    """One version of an archive, open for reading. References are read when they are needed.
-
-    Made by :func:`refindex.open`. Safe to use from several threads; ``archive.store`` travels to other processes.
-    """
-
-    def __init__(self, opening: Opening) -> None:
-        reader = opening.reader()
-        # What other processes open is the very same: this version, or the references scanned here.
-        manifest = reader.manifest if isinstance(reader, storage.MemoryReader) else None
-        opening = replace(opening, version=reader.version if manifest is None else None, manifest=manifest)
-        self._reader = reader
-        self._resolver = Resolver(reader, storage_options=opening.storage_options, stale=opening.stale)
-        self.url = opening.url
-        self.store = RefindexStore(opening, keys=ManifestKeys(self._resolver))
-
-    @property
-    def version(self) -> int:
-        """The snapshot that is open; it never changes."""
-        return self._reader.version
-
-    @property
-    def nodes(self) -> Mapping[str, Node]:
-        """Groups and arrays by path."""
-        return self._reader.nodes
-
-    @property
-    def arrays(self) -> Mapping[str, Node]:
-        """Arrays by path."""
-        return {path: node for path, node in self._reader.nodes.items() if node.is_array}
-
-    @property
-    def sources(self) -> Sequence[Source]:
-        """The files that references point into."""
-        return self._reader.sources
-
-    @property
-    def report(self) -> ScanReport:
-        """The report of the scan."""
-        return self._reader.report
-
-    @cached_property
-    def group(self) -> zarr.Group:
-        """The root group, read through stock zarr-python."""
-        with quiet(), zarr.config.set({"array.rectilinear_chunks": True}):
-            return zarr.open_group(self.store, mode="r", zarr_format=3)
-
-    def find(self, path: str, chunks: npt.ArrayLike | None = None) -> ChunkTable:
-        """The references of an array, or of those of the given chunk numbers (sorted) that exist."""
-        return self._reader.find(require(self._reader.nodes, path, urls.display(self.url)).path, chunks)
-
-    def load(self) -> Manifest:
-        """The whole manifest, all references included, in memory."""
-        return storage.load(self._reader)
-
-    def to_xarray(self, group: str = "", **options: Any) -> xr.Dataset:
-        """A group as a lazy xarray dataset. Options are those of :func:`xarray.open_dataset` (``chunks={}`` for dask)."""
-        return xr.open_dataset(self.store, engine=RefindexBackendEntrypoint, group=group, **options)  # type: ignore[arg-type]
-
-    def to_datatree(self, **options: Any) -> xr.DataTree:
-        """All groups as a lazy xarray tree. Options are those of :func:`xarray.open_datatree`."""
-        return xr.open_datatree(self.store, engine=RefindexBackendEntrypoint, **options)  # type: ignore[arg-type]
-
-    def close(self) -> None:
-        """Close the manifest and all sources."""
-        self._resolver.close()
-        self._reader.close()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __repr__(self) -> str:
-        return (
-            f"<refindex.Archive {urls.display(self.url)}: version {self.version}, {len(self.arrays)} arrays, "
-            f"{len(self.sources)} sources>"
         )
 
 
@@ -206,6 +118,9 @@ def open(  # noqa: A001 -- the name in the public face, used as refindex.open
     ManifestError
         If the manifest is damaged or of a newer format.
     """
+    from refindex.archive import Archive
+    from refindex.serve.opening import Opening
+
     if stale not in ("error", "warn", "ignore"):
         raise ValueError(f"stale must be 'error', 'warn' or 'ignore', got {stale!r}")
     return Archive(
@@ -216,3 +131,14 @@ def open(  # noqa: A001 -- the name in the public face, used as refindex.open
             stale=stale,
         )
     )
+
+
+def _save(
+    manifest: Manifest, url: str, *, overwrite: bool = False, storage_options: Mapping[str, Any] | None = None
+) -> int:
+    from refindex import storage
+
+    return storage.save(manifest, url, overwrite=overwrite, storage_options=storage_options)
+
+
+set_writer(_save)

@@ -114,7 +114,7 @@ class RemoteFile:
 
 def _mtime(info: Mapping[str, Any]) -> int | None:
     """Modification time, microseconds since 1970 UTC, from what a filesystem's ``info`` calls it."""
-    for name in ("LastModified", "last_modified", "mtime", "updated", "modified", "Last-Modified"):
+    for name in ("LastModified", "last_modified", "mtime", "updated", "modified", "Last-Modified", "created"):
         value = info.get(name)
         if isinstance(value, datetime):
             return round((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1e6)

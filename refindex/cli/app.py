@@ -6,7 +6,6 @@ some of several sources could not be scanned (1 with ``scan --strict``); 130 int
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 
@@ -42,9 +41,7 @@ def frame(
     ),
 ) -> None:
     """Index HDF5 / NetCDF archives into reference manifests and look into them."""
-    del version
-    if debug:
-        os.environ["REFINDEX_DEBUG"] = "1"
+    del debug, version  # main() looks for --debug itself
 
 
 app.command("scan")(scan.command)
@@ -55,21 +52,16 @@ app.command("info")(info.command)
 def main() -> None:
     """Run the command line; every error that refindex knows is one line."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    # Wherever it stands on the command line, before or behind the subcommand.
     debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app()
+        app(arguments)
     except RefindexError as error:
         if debug:
             traceback.print_exc()
         console.print(f"refindex: error: {error}", markup=False)
         sys.exit(1)
-    except BrokenPipeError:
-        # The reader of our output has gone (| head): not an error, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except KeyboardInterrupt:
-        console.print("refindex: interrupted; nothing was written", markup=False)
-        sys.exit(130)
     except OSError as error:
         if debug:
             traceback.print_exc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +12,9 @@ from rich.tree import Tree
 
 from refindex import api
 from refindex.access import urls
+from refindex.archive import Archive
 from refindex.cli.ls import describe
-from refindex.cli.options import JSON, STORAGE_OPTIONS, VERSION, dump, nbytes, parse_storage_options
+from refindex.cli.options import JSON, STORAGE_OPTIONS, VERSION, dump, nbytes, parse_storage_options, plural
 from refindex.model.manifest import Node, Status
 
 
@@ -31,14 +33,16 @@ def command(
         if json:
             dump(_document(archive, opened, arrays))
             return
-        console = Console(soft_wrap=True, highlight=False)
+        # Rich cuts a tree at the width of the terminal, and at 80 columns in a pipe: lines here are never cut.
+        console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 4096)
         size = sum(s.size for s in opened.sources)
         console.print(
-            f"{urls.display(opened.url)}: version {opened.version}, {len(arrays)} arrays, "
-            f"{sum(f['references'] for f in arrays.values())} references, {len(opened.sources)} sources of {nbytes(size)}",
+            f"{urls.display(opened.url)}: version {opened.version}, {plural(len(arrays), 'array')}, "
+            f"{plural(sum(f['references'] for f in arrays.values()), 'reference')}, "
+            f"{plural(len(opened.sources), 'source')} of {nbytes(size)}",
             markup=False,
         )
-        console.print(_tree(opened, arrays, attributes), markup=False, soft_wrap=True)
+        console.print(_tree(opened, arrays, attributes), markup=False, crop=False, no_wrap=True, overflow="ignore")
         shown = opened.sources if sources else opened.sources[:5]
         for source in shown:
             console.print(f"source {urls.display(source.url)} ({nbytes(source.size)})", markup=False)
@@ -46,10 +50,11 @@ def command(
             console.print(f"... and {len(opened.sources) - len(shown)} more sources (--sources)", markup=False)
         entries = opened.report.entries if report else opened.report.select(Status.FAILED, Status.UNSERVED)
         for entry in entries:
-            console.print(f"{entry.status}: {entry.source}:{entry.path}: {entry.reason}", markup=False)
+            reason = f": {entry.reason}" if entry.reason else ""
+            console.print(f"{entry.status}: {entry.source}:{entry.path}{reason}", markup=False)
 
 
-def array_facts(opened: api.Archive, node: Node) -> dict[str, Any]:
+def array_facts(opened: Archive, node: Node) -> dict[str, Any]:
     """What there is to know of an array: type, shape, chunks, codecs, references, sizes in bytes."""
     table = opened.find(node.path)
     itemsize = node.dtype.itemsize if node.dtype is not None else None
@@ -68,7 +73,7 @@ def array_facts(opened: api.Archive, node: Node) -> dict[str, Any]:
     }
 
 
-def _document(archive: str, opened: api.Archive, arrays: dict[str, Any]) -> dict[str, Any]:
+def _document(archive: str, opened: Archive, arrays: dict[str, Any]) -> dict[str, Any]:
     return {
         "archive": archive,
         "version": opened.version,
@@ -81,7 +86,7 @@ def _document(archive: str, opened: api.Archive, arrays: dict[str, Any]) -> dict
     }
 
 
-def _tree(opened: api.Archive, arrays: dict[str, dict[str, Any]], attributes: bool) -> Tree:
+def _tree(opened: Archive, arrays: dict[str, dict[str, Any]], attributes: bool) -> Tree:
     trees: dict[str, Tree] = {"": Tree("/")}
     nodes = opened.nodes
     for path in sorted(nodes, key=lambda p: p.split("/") if p else []):

@@ -39,6 +39,11 @@ def nbytes(count: float) -> str:
     return f"{count:.1f} PB"
 
 
+def plural(count: int, noun: str) -> str:
+    """``1 array``, ``2 arrays``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def dump(value: Any) -> None:
     """Print JSON."""
     typer.echo(ujson.dumps(value, indent=2, ensure_ascii=False, escape_forward_slashes=False))

@@ -11,15 +11,16 @@ import typer
 from refindex import api, storage
 from refindex.access import urls
 from refindex.access.files import StorageOptions, reading
-from refindex.cli.options import JSON, STORAGE_OPTIONS, dump, parse_storage_options
+from refindex.cli.options import JSON, STORAGE_OPTIONS, dump, parse_storage_options, plural
 from refindex.errors import ExistsError
 from refindex.model.manifest import Manifest, Status
+from refindex.storage import parquet
 
 
 def command(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, URLs, globs or folders.", metavar="SOURCES...", show_default=False),
+        typer.Argument(help="Files, URLs, globs or folders.", metavar="SOURCES", show_default=False),
     ] = None,
     out: Annotated[
         str | None,
@@ -55,21 +56,25 @@ def command(
     options = parse_storage_options(storage_options)
     if out is not None and not dry_run:
         _check_output(out, overwrite, options)
-    manifest = api.scan(
-        wanted,
-        variables=variable,
-        workers=workers,
-        storage_options=options,
-        strict=strict,
-        progress=sys.stderr.isatty() and not json if progress is None else progress,
-    )
     version = None
-    if out is not None and not dry_run:
-        version = manifest.save(out, overwrite=overwrite, storage_options=options)
+    try:
+        manifest = api.scan(
+            wanted,
+            variables=variable,
+            workers=workers,
+            storage_options=options,
+            strict=strict,
+            progress=sys.stderr.isatty() and not json if progress is None else progress,
+        )
+        if out is not None and not dry_run:
+            version = manifest.save(out, overwrite=overwrite, storage_options=options)
+    except KeyboardInterrupt:
+        typer.echo("refindex: interrupted; nothing was written", err=True)
+        raise typer.Exit(130) from None
     if json:
         dump(_summary(manifest, out, version))
     else:
-        _tell(manifest, out, version)
+        _tell(manifest, out, version, variable)
     if manifest.report.select(Status.FAILED):
         raise typer.Exit(3)
 
@@ -85,9 +90,12 @@ def _lines(name: str) -> list[str]:
 
 def _check_output(out: str, overwrite: bool, options: StorageOptions) -> None:
     """Refuse before the work what would be refused after it."""
-    url = urls.absolute(out)
-    if not overwrite and storage.is_archive(url.rstrip("/"), options):
-        raise ExistsError(f"{out} exists; pass --overwrite for a new version, or choose another name")
+    url = urls.absolute(out).rstrip("/")
+    if storage.is_archive(url, options):
+        if not overwrite:
+            raise ExistsError(f"{out} exists; pass --overwrite for a new version, or choose another name")
+    elif urls.is_local(url) and urls.local_path(url).exists() and not parquet.is_leftover(url):
+        raise ExistsError(f"{out} exists and is not a refindex archive; choose another name")
 
 
 def _summary(manifest: Manifest, out: str | None, version: int | None) -> dict[str, object]:
@@ -105,12 +113,20 @@ def _summary(manifest: Manifest, out: str | None, version: int | None) -> dict[s
     }
 
 
-def _tell(manifest: Manifest, out: str | None, version: int | None) -> None:
+def _has(manifest: Manifest, name: str) -> bool:
+    wanted = name.strip("/")
+    return any(path == wanted or path.endswith(f"/{wanted}") for path in manifest.arrays)
+
+
+def _tell(manifest: Manifest, out: str | None, version: int | None, variables: list[str] | None) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in sorted(manifest.report.counts.items()))
     typer.echo(
-        f"{len(manifest.sources)} source{'s' * (len(manifest.sources) != 1)}, {len(manifest.arrays)} arrays, "
-        f"{manifest.n_references} references ({counts})"
+        f"{plural(len(manifest.sources), 'source')}, {plural(len(manifest.arrays), 'array')}, "
+        f"{plural(manifest.n_references, 'reference')} ({counts or 'nothing'})"
     )
+    missing = [name for name in variables or () if not _has(manifest, name)]
+    if missing:
+        typer.echo(f"  no source has a variable named {', '.join(missing)}", err=True)
     for entry in manifest.report.select(Status.FAILED, Status.UNSERVED, Status.ADAPTED, Status.NOTE):
         where = entry.source if entry.path == "/" else f"{entry.source}:{entry.path}"
         typer.echo(f"  {entry.status}: {where}: {entry.reason}", err=entry.status in (Status.FAILED, Status.UNSERVED))

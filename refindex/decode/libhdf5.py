@@ -70,7 +70,7 @@ def _read_back(data: bytes, encoding: Encoding, shape: tuple[int, ...], itemsize
     creation = h5p.create(h5p.DATASET_CREATE)
     creation.set_chunk(shape)
     if encoding.hdf5_fill:
-        creation.set_fill_value(np.frombuffer(encoding.hdf5_fill, dtype=f"V{itemsize}"))
+        creation.set_fill_value(np.frombuffer(encoding.hdf5_fill, dtype=numpy_dtype(encoding.type)))
     for applied in encoding.filters:
         match applied.id:
             case 4:

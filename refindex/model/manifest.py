@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -131,6 +131,16 @@ class Node:
     document: str
     encodings: tuple[Encoding, ...] = ()
     attribute_types: Mapping[str, str] = field(default_factory=dict)
+
+    def knowing(self, **known: Any) -> Self:
+        """The same node with properties that were derived before (``json``, ``grid``): they are not derived again."""
+        self.__dict__.update(known)
+        return self
+
+    def moved(self, path: str, **changes: Any) -> Self:
+        """The same node at another path."""
+        derived = {name: self.__dict__[name] for name in ("json", "grid", "shape", "dtype") if name in self.__dict__}
+        return replace(self, path=path, **changes).knowing(**derived)
 
     @cached_property
     def json(self) -> dict[str, Any]:
@@ -305,8 +315,8 @@ class Manifest:
         arrays = {f"{name}/{path}": array for path, array in self.arrays.items()}
         return replace(
             self,
-            groups={path: replace(group, path=path) for path, group in groups.items()},
-            arrays={path: replace(array, path=path) for path, array in arrays.items()},
+            groups={path: group.moved(path) for path, group in groups.items()},
+            arrays={path: array.moved(path) for path, array in arrays.items()},
         )
 
     def __repr__(self) -> str:
@@ -330,7 +340,7 @@ def unite(manifests: Mapping[str, Manifest], extra: tuple[ReportEntry, ...] = ()
         mapping = [sources.setdefault(source, len(sources)) for source in nested.sources]
         groups |= nested.groups
         for path, array in nested.arrays.items():
-            arrays[path] = replace(array, chunks=array.chunks.with_sources(mapping or [0]))
+            arrays[path] = array.moved(path, chunks=array.chunks.with_sources(mapping or [0]))
         entries.extend(manifest.report)
     return Manifest(
         groups=groups,

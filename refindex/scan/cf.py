@@ -34,8 +34,9 @@ def document_attributes(
     """
     values = dict(attributes.values)
     if flags and "flag_values" not in values and "flag_meanings" not in values:
-        values["flag_values"] = list(flags.values())
-        values["flag_meanings"] = " ".join(name.replace(" ", "_") for name in flags)
+        members = sorted(flags.items(), key=lambda member: member[1])
+        values["flag_values"] = [value for _, value in members]
+        values["flag_meanings"] = " ".join(name.replace(" ", "_") for name, _ in members)
         if served is not None:
             attributes.types["flag_values"] = served.newbyteorder("=").name
     if "_FillValue" in values:

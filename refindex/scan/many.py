@@ -24,8 +24,8 @@ from refindex.scan.registry import scan_source
 SUFFIXES = (".nc", ".nc4", ".h5", ".hdf5", ".hdf", ".he5", ".h5netcdf", ".cdf", ".netcdf")
 """Names of the files that a folder is searched for; a file named outright may be called anything."""
 
-_FEW = 4
-"""Up to this many files are scanned faster in this process than others are started."""
+_PATIENCE = 4.0
+"""Seconds of scanning left from which on it pays to start other processes, which takes about one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +97,7 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 def group_names(sources: Sequence[str]) -> list[str]:
     """A group for each file: its name without the suffix; with the folders before it, where that is not enough."""
-    parts = [
-        urls.local_path(url).with_suffix("").parts if urls.is_local(url) else _remote_parts(url) for url in sources
-    ]
+    parts = [_parts(url) for url in sources]
     names = [p[-1] for p in parts]
     for depth in range(2, max((len(p) for p in parts), default=0) + 1):
         counts: dict[str, int] = {}
@@ -120,9 +118,12 @@ def group_names(sources: Sequence[str]) -> list[str]:
     return names
 
 
-def _remote_parts(url: str) -> tuple[str, ...]:
-    path = url.partition("::")[0].partition("?")[0].rpartition("://")[2]
-    return Path(path).with_suffix("").parts or ("file",)
+def _parts(url: str) -> list[str]:
+    """The folders and the name, without its suffix, of a URL's path."""
+    path = url.partition("::")[0].partition("://")[2]
+    *folders, name = (path if urls.is_local(url) else path.partition("?")[0]).strip("/").split("/")
+    stem, dot, suffix = name.rpartition(".")
+    return [*folders, stem if dot and stem else suffix or "file"]
 
 
 def scan_many(
@@ -167,14 +168,20 @@ def scan_many(
                 )
             )
 
-    count = workers or min(len(os.sched_getaffinity(0)), -(-len(sources) // _FEW))
     if executor is not None:
-        _in_executor(executor, sources, finished, variables, storage_options, batch=1)
-    elif count <= 1:
-        for url in sources:
-            finished(url, _try_scan(url, variables, storage_options))
+        lost = _in_executor(executor, sources, finished, variables, storage_options, batch=1, cancel=True)
+        for url in lost:
+            finished(url, FormatError(f"{urls.display(url)}: the worker that scanned it, or one beside it, died"))
+    elif workers is not None and workers > 1:
+        _in_processes(workers, sources, finished, variables, storage_options)
     else:
-        _in_processes(count, sources, finished, variables, storage_options)
+        cores = len(os.sched_getaffinity(0))
+        for done, url in enumerate(sources):
+            left = (time.monotonic() - start) / max(done, 1) * (len(sources) - done)
+            if workers is None and cores > 1 and left > _PATIENCE and len(sources) - done > cores:
+                _in_processes(cores, sources[done:], finished, variables, storage_options)
+                break
+            finished(url, _try_scan(url, variables, storage_options))
     return _united(sources, results)
 
 
@@ -224,6 +231,7 @@ def _in_executor(
     storage_options: StorageOptions,
     *,
     batch: int,
+    cancel: bool,
 ) -> list[str]:
     """Scan in an executor; returns the files whose worker died, or that it never began because another's did."""
     futures: dict[Future[Any], Sequence[str]] = {
@@ -239,8 +247,9 @@ def _in_executor(
             except BrokenExecutor:
                 lost.extend(futures[future])
     except BaseException:
-        for future in futures:
-            future.cancel()
+        if cancel:
+            for future in futures:
+                future.cancel()
         raise
     return lost
 
@@ -275,7 +284,8 @@ def _with_pool(
 ) -> list[str]:
     pool = ProcessPoolExecutor(max_workers=count, initializer=_ignore_interrupts)
     try:
-        lost = _in_executor(pool, sources, finished, variables, storage_options, batch=batch)
+        # Ending our own pool kills its workers: there is nothing to cancel, and loky stumbles over cancelled work.
+        lost = _in_executor(pool, sources, finished, variables, storage_options, batch=batch, cancel=False)
     except BaseException:
         pool.shutdown(wait=True, kill_workers=True)
         raise

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from refindex.access import urls
 from refindex.access.files import RangeReader, StorageOptions, describe_change, open_reader, reading
-from refindex.errors import FormatError, SourceError, UnsupportedError
+from refindex.errors import FormatError, SourceError
 from refindex.model.manifest import Manifest
 from refindex.scan.hdf5 import SIGNATURE, scan_hdf5
+from refindex.scan.netcdf3 import scan_netcdf3
 
 _NETCDF3 = {1: "NetCDF classic", 2: "NetCDF 64-bit offset", 5: "NetCDF CDF-5"}
 
@@ -27,7 +28,7 @@ def scan_source(
     FormatError
         If it is not, or not soundly, a file of a known format.
     UnsupportedError
-        If its format is known but not served.
+        If its structure is larger than any that is served.
     SourceError
         If it cannot be read, or changes while it is scanned.
     """
@@ -35,9 +36,8 @@ def scan_source(
     with reading(url, "looking at it"):
         before = reader.identity()
         kind = identify_format(url, reader, before.size)
-    if kind != "HDF5":
-        raise UnsupportedError(f"{urls.display(url)}: {kind} files are not served yet; HDF5 and NetCDF-4 are")
-    manifest = scan_hdf5(before, variables=variables, storage_options=storage_options)
+    scan = scan_hdf5 if kind == "HDF5" else scan_netcdf3
+    manifest = scan(before, variables=variables, storage_options=storage_options)
     with reading(url, "looking at it again"):
         after = open_reader(url, storage_options).identity()
     change = describe_change(before, after)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from refindex.access import urls
 from refindex.access.files import StorageOptions
 from refindex.errors import NotFoundError
-from refindex.model.manifest import Manifest, set_writer
+from refindex.model.manifest import Manifest
 from refindex.storage import parquet, sqlite
 from refindex.storage.protocol import ManifestReader, MemoryReader, load
 
@@ -45,6 +45,3 @@ def open_reader(url: str, *, version: int | None = None, storage_options: Storag
     if sqlite.is_archive(url, storage_options):
         return sqlite.SQLiteReader(url, version=version, storage_options=storage_options)
     raise NotFoundError(f"{urls.display(url)}: no refindex archive here")
-
-
-set_writer(save)

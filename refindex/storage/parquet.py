@@ -165,6 +165,12 @@ def _only_leftovers(fs: fsspec.AbstractFileSystem, root: str) -> bool:
     )
 
 
+def is_leftover(url: str) -> bool:
+    """Whether a local folder is empty, or the remains of a save that was killed: free to be written."""
+    fs, root = fsspec.core.url_to_fs(url)
+    return bool(fs.isdir(root)) and _only_leftovers(fs, root)
+
+
 def _undo(fs: fsspec.AbstractFileSystem, root: str, written: Sequence[DataFile], *, remove_root: bool) -> None:
     for file in written:
         with contextlib.suppress(Exception):
@@ -229,7 +235,8 @@ class ParquetReader:
 
     def _damaged(self, file: DataFile, why: object) -> ManifestError:
         return ManifestError(
-            f"{urls.display(self.url)}: {file.path} is damaged or missing: {why}. Restore it from a copy, or scan again."
+            f"{urls.display(self.url)}: {file.path} is damaged or missing: {why}. "
+            "Restore it from a copy, or scan again."
         )
 
     def _open(self, file: DataFile) -> pq.ParquetFile:

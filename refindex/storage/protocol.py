@@ -102,6 +102,6 @@ def require(nodes: Mapping[str, Node], path: str, url: str) -> Node:
     """
     node = nodes.get(path.strip("/"))
     if node is None:
-        some = ", ".join(f"/{p}" for p in list(nodes)[:8])
-        raise NotFoundError(f"{url or 'manifest'}: no group or array /{path.strip('/')}; there are {some} ...")
+        some = ", ".join(f"/{p}" for p in list(nodes)[:8]) + (", ..." if len(nodes) > 8 else "")
+        raise NotFoundError(f"{url or 'manifest'}: no group or array /{path.strip('/')}; there are {some}")
     return node

@@ -74,7 +74,7 @@ def test_zarr_has_the_served_type(stored) -> None:
 def python_values(raw: np.ndarray, stored):
     """What the HDF5 library gives for stored bytes: an independent, slow reading."""
     match stored:
-        case Text(size, padding):
+        case Text(_, padding):
             value = bytes(raw)
             if padding == "nullterm":
                 value = value.split(b"\0")[0]
@@ -84,7 +84,11 @@ def python_values(raw: np.ndarray, stored):
         case Struct(fields, _):
             return tuple(python_values(raw[o : o + numpy_dtype(t).itemsize], t) for _, o, t in fields)
         case Leaf(code):
-            return np.frombuffer(bytes(raw), code)[0].tobytes() if code[0] != ">" else bytes(raw)[:: -1 if "c" not in code else 1]
+            return (
+                np.frombuffer(bytes(raw), code)[0].tobytes()
+                if code[0] != ">"
+                else bytes(raw)[:: -1 if "c" not in code else 1]
+            )
     raise AssertionError(stored)
 
 
@@ -120,7 +124,9 @@ def test_conversion_loses_nothing(stored, data) -> None:
 
 @given(data=st.data())
 def test_fill_values_are_read_back_by_zarr(data) -> None:
-    dtype = np.dtype(data.draw(st.sampled_from(["b1", "i1", "<i8", ">u2", "u8", "<f2", "<f4", ">f8", "<c8", "S4", "V3"])))
+    dtype = np.dtype(
+        data.draw(st.sampled_from(["b1", "i1", "<i8", ">u2", "u8", "<f2", "<f4", ">f8", "<c8", "S4", "V3"]))
+    )
     value = data.draw(hnp.from_dtype(dtype, allow_nan=True)) if dtype.kind != "V" else np.frombuffer(b"a\0c", "V3")[0]
     document = fill_value_json(dtype, value)
     with warnings.catch_warnings():

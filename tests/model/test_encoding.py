@@ -154,7 +154,5 @@ def test_what_is_no_encoding(document: object) -> None:
     ],
 )
 def test_what_stock_zarr_would_refuse_is_not_native(filters: list[tuple[int, tuple[int, ...]]], nbytes: int) -> None:
-    encoding = Encoding(
-        type=Leaf("|u1"), shape=(nbytes,), filters=tuple(Filter(id=i, values=v) for i, v in filters)
-    )
+    encoding = Encoding(type=Leaf("|u1"), shape=(nbytes,), filters=tuple(Filter(id=i, values=v) for i, v in filters))
     assert native_codecs(encoding, np.dtype("u1")) is None

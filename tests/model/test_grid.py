@@ -64,7 +64,8 @@ def test_keys_are_zarrs(grid: ChunkGrid) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "c", "c/0", "c/0/0/0", "c/00/0", "c/+1/0", "c/-1/0", "c/1_0/0", "c/٣/0", "c/9/0", "d/0/0", "c/0/", "c//0"]
+    "key",
+    ["", "c", "c/0", "c/0/0/0", "c/00/0", "c/+1/0", "c/-1/0", "c/1_0/0", "c/٣/0", "c/9/0", "d/0/0", "c/0/", "c//0"],
 )
 def test_what_is_no_key(key: str) -> None:
     assert ChunkGrid.regular((20, 20), (10, 5)).parse_key(key) is None

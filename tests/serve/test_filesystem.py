@@ -13,7 +13,6 @@ import pytest
 import xarray as xr
 import zarr
 from fsspec.implementations.memory import MemoryFileSystem
-
 from oracle import netcdf4
 
 import refindex

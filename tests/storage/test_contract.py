@@ -14,8 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import refindex
-from refindex import Array, ChunkGrid, ChunkTable, Encoding, Filter, Manifest, Node, ReportEntry, ScanReport, Source
-from refindex import Status, storage
+from refindex import (
+    Array,
+    ChunkGrid,
+    ChunkTable,
+    Encoding,
+    Filter,
+    Manifest,
+    Node,
+    ReportEntry,
+    ScanReport,
+    Source,
+    Status,
+    storage,
+)
 from refindex.access import urls
 from refindex.model.dtype import Leaf
 from refindex.model.zarr_v3 import array_document, dumps, group_document

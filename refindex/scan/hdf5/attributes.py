@@ -81,7 +81,7 @@ def read_value(attribute: h5a.AttrID) -> tuple[Any, str | None]:
     space = attribute.get_space()
     if space.get_simple_extent_type() == h5s.NULL:
         return ("" if kind == h5t.STRING else []), None
-    shape = attribute.shape
+    shape: tuple[int, ...] = space.shape
     if kind == h5t.STRING:
         return _shaped(_texts(attribute, datatype, shape), shape), None
     if kind == h5t.REFERENCE:

@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numcodecs
 import numpy as np
+import numpy.typing as npt
 from h5py import h5d, h5f, h5p, h5s
 
 from refindex.decode import libhdf5
@@ -167,7 +168,7 @@ def compile_dataset(
         encodings=stored.encodings,
         attribute_types=attributes.types,
         chunks=stored.chunks,
-    )
+    ).knowing(json=document, grid=stored.grid)
     return Compiled(array=array, status=stored.status, reason=stored.reason, notes=attributes.notes)
 
 
@@ -317,7 +318,8 @@ def _contiguous(dataset: h5d.DatasetID, plan: _Plan, index: FileIndex) -> _Store
     cut = split_contiguous(plan.shape, stored_size, offset or 0)
     grid = ChunkGrid.regular(plan.shape, cut.chunk_shape)
     codecs = [bytes_codec(plan.served)]
-    if offset is None:
+    # Behind a user block libhdf5 adds its size to the address "undefined": only the storage size tells.
+    if offset is None or dataset.get_storage_size() == 0:
         return _Stored(grid=grid, codecs=codecs, chunks=ChunkTable.empty(), reason="nothing is written")
     index.check_range(cut.offset, cut.length)
     encodings = [Encoding(type=plan.stored, shape=cut.chunk_shape)]
@@ -354,20 +356,26 @@ def _chunked(found: Found, plan: _Plan, index: FileIndex) -> _Stored:
     pipeline = read_pipeline(plan.creation)
     stored = index.chunks(found, pipeline=pipeline)
     # An array type adds dimensions behind the dataset's; each chunk holds them whole.
-    number = grid.index(np.pad(stored.scaled, ((0, 0), (0, len(plan.type_dims)))))
+    scaled = stored.scaled
+    if plan.type_dims:
+        scaled = np.pad(scaled, ((0, 0), (0, len(plan.type_dims))))
+    number = grid.index(scaled)
     counts_of = np.array(grid.counts[: stored.scaled.shape[1]])
     if np.any(stored.scaled < 0) or np.any(stored.scaled >= counts_of):
         raise FormatError("the chunk index names chunks outside the array")
     index.check_range(stored.offset, stored.length)
     # Bits beyond the pipeline mean nothing; masks that skip the same filters are one encoding.
-    masks, rows, counts = np.unique(stored.mask & ((1 << len(pipeline)) - 1), return_inverse=True, return_counts=True)
-    if not len(masks):
-        masks, counts = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    mask = stored.mask & ((1 << len(pipeline)) - 1)
+    rows: npt.NDArray[np.intp] = np.zeros(len(mask), dtype=np.intp)
+    if len(mask) and mask.min() != mask.max():
+        masks, rows, counts = np.unique(mask, return_inverse=True, return_counts=True)
+    else:
+        masks, counts = mask[:1] if len(mask) else np.zeros(1, dtype=np.int64), np.array([len(mask)])
     encodings = tuple(_encoding(found.id, plan, chunk_shape, applied(pipeline, int(mask))) for mask in masks)
     for number_of, encoding in enumerate(encodings):
-        raw = {int(n) for n in stored.length[rows == number_of]} if not encoding.filters else set()
-        if raw - {encoding.nbytes}:
-            raise FormatError(f"an unfiltered chunk has {min(raw)} bytes, expected {encoding.nbytes}")
+        raw = stored.length[rows == number_of] if not encoding.filters else stored.length[:0]
+        if np.any(raw != encoding.nbytes):
+            raise FormatError(f"an unfiltered chunk has {int(raw.min())} bytes, expected {encoding.nbytes}")
     majority = encodings[int(np.argmax(counts))]
     codecs = native_codecs(majority, plan.served)
     reasons = _check_decodable(found.id, encodings, stored, rows, plan)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5o, h5s
+from h5py import h5a, h5d, h5ds, h5s
 
-from refindex.scan.hdf5.walk import Found
+from refindex.scan.hdf5.walk import Found, object_address
 
 NOT_A_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
 NON_COORDINATE = "_nc4_non_coord_"
@@ -121,7 +121,7 @@ def _axes(found: Found, result: Dimensions, by_dimid: dict[int, Scale]) -> tuple
         attached: list[int] = []
 
         def visit(scale_id: h5d.DatasetID, into: list[int] = attached) -> int:
-            into.append(h5o.get_info(scale_id).addr)
+            into.append(object_address(scale_id)[1])
             return 1  # the first scale names the dimension; the others are ordinary coordinates
 
         try:

@@ -36,18 +36,17 @@ _LIBRARY_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, Memor
 
 @dataclass(slots=True, kw_only=True)
 class _Scan:
-    """One file being scanned."""
+    """One file being scanned; ``where`` is how its URL is written for people."""
 
     source: Source
+    where: str
     index: FileIndex
     groups: dict[str, Node] = field(default_factory=dict)
     arrays: dict[str, Array] = field(default_factory=dict)
     entries: list[ReportEntry] = field(default_factory=list)
 
     def report(self, path: str, status: Status, reason: str = "") -> None:
-        self.entries.append(
-            ReportEntry(source=urls.display(self.source.url), path=f"/{path}", status=status, reason=reason)
-        )
+        self.entries.append(ReportEntry(source=self.where, path=f"/{path}", status=status, reason=reason))
 
 
 def scan_hdf5(
@@ -70,7 +69,7 @@ def scan_hdf5(
         If it cannot be read.
     """
     with _opened(source.url, storage_options) as file, open_index(file, source, storage_options) as index:
-        scan = _Scan(source=source, index=index)
+        scan = _Scan(source=source, where=urls.display(source.url), index=index)
         try:
             return _scan_file(file, scan, variables)
         except RefindexError:
@@ -92,8 +91,11 @@ def _scan_file(file: h5py.File, scan: _Scan, variables: Collection[str] | None) 
     names = _consistent_names(wanted, dimensions, scan)
     for dataset in wanted:
         _add_dataset(scan, dataset, dimensions, names[dataset.path])
+    groups = scan.groups
+    if variables is not None:
+        groups = {p: g for p, g in groups.items() if not p or any(a.startswith(f"{p}/") for a in scan.arrays)}
     return Manifest(
-        groups=scan.groups,
+        groups=groups,
         arrays=scan.arrays,
         sources=(scan.source,),
         report=ScanReport(entries=tuple(scan.entries)),

@@ -41,6 +41,16 @@ class Walk:
     passed: list[tuple[str, Status, str]] = field(default_factory=list)
 
 
+def object_address(opened: h5g.GroupID | h5d.DatasetID) -> tuple[int, int]:
+    """The number of the file and the address of the object header, without the user block.
+
+    ``H5Oget_info`` would also size the whole chunk index, ``H5Gget_objinfo`` does not: 0.03 ms instead of 40 ms for a
+    million chunks.
+    """
+    info = h5g.get_objinfo(opened)
+    return info.fileno[0] | info.fileno[1] << 32, info.objno[0] | info.objno[1] << 32
+
+
 def walk(file: h5py.File) -> Walk:
     """Follow hard and soft links from the root group.
 
@@ -50,7 +60,7 @@ def walk(file: h5py.File) -> Walk:
     result = Walk()
     root = h5g.open(file.id, b"/")
     stack: list[tuple[Found, frozenset[int]]] = [
-        (Found(path="", address=h5o.get_info(root).addr, id=root), frozenset())
+        (Found(path="", address=object_address(root)[1], id=root), frozenset())
     ]
     while stack:
         group, above = stack.pop()
@@ -125,8 +135,8 @@ def _follow(group: Found, raw: bytes, path: str) -> Found | None:
     field_name(raw)
     if "/" in path and any(part in ("", ".", "..") for part in path.split("/")):
         raise UnsupportedError("a name that Zarr does not allow")
-    info = h5o.get_info(opened)
-    if info.fileno != h5o.get_info(group.id).fileno:
+    fileno, address = object_address(opened)
+    if fileno != object_address(group.id)[0]:
         # A soft link may lead through an external one: addresses would be those of another file.
         raise UnsupportedError("a link that leads into another file; not served yet: scan that file too")
-    return Found(path=path, address=info.addr, id=opened)
+    return Found(path=path, address=address, id=opened)

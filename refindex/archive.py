@@ -1,0 +1,109 @@
+"""One version of an archive, open for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self
+
+import numpy.typing as npt
+import xarray as xr
+import zarr
+
+from refindex import storage
+from refindex.access import urls
+from refindex.model.chunks import ChunkTable
+from refindex.model.manifest import Manifest, Node, ScanReport, Source
+from refindex.serve.keys import ManifestKeys
+from refindex.serve.opening import Opening
+from refindex.serve.quiet import quiet
+from refindex.serve.resolver import Resolver
+from refindex.serve.xarray_engine import RefindexBackendEntrypoint
+from refindex.serve.zarr_store import RefindexStore
+from refindex.storage.protocol import require
+
+
+class Archive(AbstractContextManager["Archive"]):
+    """One version of an archive, open for reading. References are read when they are needed.
+
+    Made by :func:`refindex.open`. Safe to use from several threads; ``archive.store`` travels to other processes.
+    """
+
+    def __init__(self, opening: Opening) -> None:
+        reader = opening.reader()
+        # What other processes open is the very same: this version, or the references scanned here.
+        manifest = reader.manifest if isinstance(reader, storage.MemoryReader) else None
+        opening = replace(opening, version=reader.version if manifest is None else None, manifest=manifest)
+        self._reader = reader
+        self._resolver = Resolver(reader, storage_options=opening.storage_options, stale=opening.stale)
+        self.url = opening.url
+        self.store = RefindexStore(opening, keys=ManifestKeys(self._resolver))
+
+    @property
+    def version(self) -> int:
+        """The snapshot that is open; it never changes."""
+        return self._reader.version
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """Groups and arrays by path."""
+        return self._reader.nodes
+
+    @property
+    def arrays(self) -> Mapping[str, Node]:
+        """Arrays by path."""
+        return {path: node for path, node in self._reader.nodes.items() if node.is_array}
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The files that references point into."""
+        return self._reader.sources
+
+    @property
+    def report(self) -> ScanReport:
+        """The report of the scan."""
+        return self._reader.report
+
+    @cached_property
+    def group(self) -> zarr.Group:
+        """The root group, read through stock zarr-python."""
+        with quiet(), zarr.config.set({"array.rectilinear_chunks": True}):
+            return zarr.open_group(self.store, mode="r", zarr_format=3)
+
+    def find(self, path: str, chunks: npt.ArrayLike | None = None) -> ChunkTable:
+        """The references of an array, or of those of the given chunk numbers (sorted) that exist."""
+        return self._reader.find(require(self._reader.nodes, path, urls.display(self.url)).path, chunks)
+
+    def load(self) -> Manifest:
+        """The whole manifest, all references included, in memory."""
+        return storage.load(self._reader)
+
+    def to_xarray(self, group: str = "", **options: Any) -> xr.Dataset:
+        """A group as a lazy dataset. Options are those of :func:`xarray.open_dataset` (``chunks={}`` for dask)."""
+        return xr.open_dataset(self.store, engine=RefindexBackendEntrypoint, group=group, **options)  # type: ignore[arg-type]
+
+    def to_datatree(self, **options: Any) -> xr.DataTree:
+        """All groups as a lazy xarray tree. Options are those of :func:`xarray.open_datatree`."""
+        return xr.open_datatree(self.store, engine=RefindexBackendEntrypoint, **options)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Close the manifest and all sources."""
+        self._resolver.close()
+        self._reader.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        return (
+            f"<refindex.Archive {urls.display(self.url)}: version {self.version}, {len(self.arrays)} arrays, "
+            f"{len(self.sources)} sources>"
+        )

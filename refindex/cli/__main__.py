@@ -1,0 +1,5 @@
+"""``python -m refindex.cli``."""
+
+from refindex.cli.app import main
+
+main()

@@ -1,0 +1,145 @@
+"""The data that is measured. Every function returns what a measurement must find in it."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import h5py
+import netCDF4
+import numpy as np
+
+import refindex
+from refindex.model.dtype import Leaf
+from refindex.model.encoding import DEFLATE, SHUFFLE, bytes_codec, native_codecs
+from refindex.model.zarr_v3 import array_document, dumps, group_document
+from tests.benchmarks.columns import SOURCES, columns, digest
+
+type Expected = dict[str, int]
+
+
+def chunked(path: Path, *, side: int, edge: int, libver: str | None, distinct: bool) -> Expected:
+    """A dataset ``v0`` of side x side chunks of edge x edge float32, deflated and shuffled.
+
+    Chunks are compressed here and written directly, which takes microseconds each. With ``distinct`` all differ;
+    else they are drawn from 64 kinds, which is made faster, and their places and lengths are as irregular.
+    """
+    random = np.random.default_rng(0)
+    kinds = random.permutation(side * side) if distinct else random.integers(64, size=side * side)
+    blocks = random.integers(0, 50, size=(int(kinds.max()) + 1, edge, edge)).astype("<f4")
+    stored = [zlib.compress(block.view(np.uint8).reshape(-1, 4).T.tobytes(), 1) for block in blocks]
+    with h5py.File(path, "w", libver=libver) as file:
+        dataset = file.create_dataset(
+            "v0", shape=(side * edge,) * 2, dtype="<f4", chunks=(edge, edge), compression=1, shuffle=True
+        )
+        for number, kind in enumerate(kinds.tolist()):
+            dataset.id.write_direct_chunk((number // side * edge, number % side * edge), stored[kind])
+    values = blocks[kinds].reshape(side, side, edge, edge).swapaxes(1, 2)
+    return {"chunks": side * side, "crc": zlib.crc32(values.tobytes()), "digest": _digest(path)}
+
+
+def _digest(path: Path) -> int:
+    """The checksum of what libhdf5 says: offset and length of each chunk, in C order."""
+    found: list[tuple[tuple[int, ...], int, int]] = []
+    with h5py.File(path, "r") as file:
+        file["v0"].id.chunk_iter(lambda info: found.append((info.chunk_offset, info.byte_offset, info.size)))
+    found.sort()
+    return digest(np.array([f[1] for f in found]), np.array([f[2] for f in found]))
+
+
+def daily(path: Path, *, files: int) -> Expected:
+    """A folder of small NetCDF-4 files: 10 variables of 24 chunks each, coordinates and attributes."""
+    path.mkdir()
+    random = np.random.default_rng(0)
+    fields = random.normal(280, 10, size=(10, 24, 16, 32)).astype("f4").round(1)
+    for day in range(files):
+        with netCDF4.Dataset(path / f"day-{day:04d}.nc", "w") as file:
+            file.setncatts({"Conventions": "CF-1.8", "title": "made for a benchmark", "history": f"day {day}"})
+            for name, size, units in (
+                ("time", None, "hours since 2000-01-01"),
+                ("lat", 16, "degrees_north"),
+                ("lon", 32, "degrees_east"),
+            ):
+                file.createDimension(name, size)
+                axis = file.createVariable(name, "f8", (name,))
+                axis.setncatts({"units": units, "standard_name": name, "axis": name[:1].upper()})
+                axis[:] = np.arange(24) + 24 * day if size is None else np.linspace(-60, 60, size)
+            for number, field in enumerate(fields):
+                variable = file.createVariable(
+                    f"v{number}",
+                    "f4",
+                    ("time", "lat", "lon"),
+                    compression="zlib",
+                    complevel=1,
+                    chunksizes=(1, 16, 32),
+                    fill_value=-9999.0,
+                )
+                variable.setncatts(
+                    {"units": "K", "long_name": f"variable {number}", "cell_methods": "time: mean", "valid_min": 0.0}
+                )
+                variable[:] = np.roll(field, day, axis=0)
+    return {"chunks": files * 240}
+
+
+def manifest(references: int) -> refindex.Manifest:
+    """The manifest of :func:`columns`: an array ``v0`` of one chunk a reference, and its time coordinate."""
+    shape = (1, 16, 32)
+    filters = (refindex.Filter(id=SHUFFLE, values=(4,)), refindex.Filter(id=DEFLATE, values=(1,)))
+    encoding = refindex.Encoding(type=Leaf("<f4"), shape=shape, filters=filters)
+    steps, per_step = references // 64, 64
+    codecs = native_codecs(encoding, np.dtype("<f4"))
+    if codecs is None:
+        raise ValueError("shuffle and deflate have no Zarr codecs: the model has changed")
+    times = np.arange(steps, dtype="<f8")
+    array = refindex.Array(
+        path="v0",
+        document=dumps(
+            array_document(
+                grid=refindex.ChunkGrid.regular((steps, 16 * per_step, 32), shape),
+                data_type="float32",
+                codecs=codecs,
+                fill_value=0.0,
+                dimension_names=("time", "lat", "lon"),
+                attributes={"units": "K"},
+            )
+        ),
+        encodings=(encoding,),
+        chunks=refindex.ChunkTable.from_columns(**columns(references)),
+    )
+    time = refindex.Array(
+        path="time",
+        document=dumps(
+            array_document(
+                grid=refindex.ChunkGrid.regular((steps,), (steps,)),
+                data_type="float64",
+                codecs=[bytes_codec(times.dtype)],
+                fill_value=0.0,
+                dimension_names=("time",),
+                attributes={"units": "hours since 2000-01-01"},
+            )
+        ),
+        chunks=refindex.ChunkTable.inline([(0, times.tobytes())]),
+    )
+    sources = tuple(
+        refindex.Source(url=f"file:///archive/day-{n:04d}.nc", size=1 << 40, mtime=1_000_000 + n)
+        for n in range(SOURCES)
+    )
+    return refindex.Manifest(
+        groups={"": refindex.Node(path="", document=dumps(group_document({})))},
+        arrays={"time": time, "v0": array},
+        sources=sources,
+    )
+
+
+def archives(path: Path, *, references: int) -> Expected:
+    """A folder with the same manifest in both storages: ``archive.refindex`` and ``archive.sqlite``."""
+    path.mkdir()
+    made = manifest(references)
+    made.save(path / "archive.refindex")
+    made.save(path / "archive.sqlite")
+    wanted = references * 3 // 4
+    return {
+        "references": references,
+        "wanted": wanted,
+        "offset": int(columns(references)["offset"][wanted]),
+    }

@@ -1,0 +1,275 @@
+"""What is measured: tables of cases, each with the data it needs. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+KERCHUNK = ("kerchunk",)
+VIRTUALIZARR = ("virtualizarr", "obstore", "obspec_utils")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """A file or folder that a function of :mod:`tests.benchmarks.make` makes; ``name`` is unique in a run."""
+
+    name: str
+    make: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One row.
+
+    Parameters
+    ----------
+    label:
+        What the table calls it.
+    work:
+        ``module:function`` in :mod:`tests.benchmarks.work`. The function sets up, outside the measurement, and
+        returns what is measured.
+    options:
+        Keyword arguments of that function.
+    needs:
+        Packages without which it is left out.
+    at_most:
+        Largest ratio to the baseline that the project allows itself.
+    at_most_mb:
+        Largest peak memory, in MB of 10**6 bytes, above that of the process before it.
+    """
+
+    label: str
+    work: str
+    options: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    at_most: float | None = None
+    at_most_mb: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Cases over the same data; the first one is the baseline.
+
+    Parameters
+    ----------
+    name:
+        The filter that selects it; several tables may share one.
+    data:
+        What is measured.
+    warm_up:
+        The same in tiny, for one run that does not count; None where a cold start is what is measured.
+    per, units:
+        What the seconds are also divided by, and how many of it there are.
+    timeout:
+        Seconds after which a case is given up.
+    """
+
+    name: str
+    title: str
+    data: Data
+    warm_up: Data | None
+    cases: tuple[Case, ...]
+    per: str = ""
+    units: int = 1
+    timeout: float = 60
+
+    @property
+    def cold(self) -> bool:
+        """Whether every measurement takes a new process."""
+        return self.warm_up is None
+
+
+def tables(*, quick: bool = False) -> tuple[Table, ...]:
+    """All tables in the order in which they are measured; ``quick`` makes the sizes tiny."""
+    found = (
+        *_scan(side=16 if quick else 256),
+        _scan_1m(side=32 if quick else 1024),
+        _many(files=6 if quick else 200),
+        *_store_and_open(references=1 << (12 if quick else 20)),
+        _read(side=16 if quick else 256),
+    )
+    return tuple(_without_requirements(table) for table in found) if quick else found
+
+
+def _without_requirements(table: Table) -> Table:
+    return replace(table, cases=tuple(replace(case, at_most=None, at_most_mb=None) for case in table.cases))
+
+
+def _chunked(side: int, *, edge: int = 8, libver: str | None = None, distinct: bool = True) -> Data:
+    """One dataset of side x side chunks of edge x edge elements."""
+    return Data(
+        name=f"{side}x{side}-of-{edge}x{edge}-{libver or 'default'}.h5",
+        make="chunked",
+        options={"side": side, "edge": edge, "libver": libver, "distinct": distinct},
+    )
+
+
+def _scan(side: int) -> tuple[Table, ...]:
+    ours = (
+        Case(label="refindex.scan", work="ours:scan"),
+        Case(label="refindex.scan + save, Parquet", work="ours:scan", options={"save": "out.refindex"}, at_most=3),
+        Case(label="refindex.scan + save, SQLite", work="ours:scan", options={"save": "out.sqlite"}),
+    )
+    cases = (
+        Case(label="h5py chunk_iter, callback does nothing", work="bare:chunk_iter"),
+        Case(label="h5py chunk_iter, callback is list.append", work="bare:chunk_iter", options={"collect": True}),
+        *ours,
+        Case(label="kerchunk SingleHdf5ToZarr.translate", work="kerchunk_peer:scan", needs=KERCHUNK),
+        Case(label="VirtualiZarr HDFParser", work="virtualizarr_peer:scan", needs=VIRTUALIZARR),
+        Case(
+            label="VirtualiZarr open_virtual_dataset",
+            work="virtualizarr_peer:scan",
+            options={"dataset": True},
+            needs=VIRTUALIZARR,
+        ),
+    )
+    return tuple(
+        Table(
+            name="scan",
+            title=f"scan one file of {side * side:,} chunks, {what}",
+            data=_chunked(side, libver=libver),
+            warm_up=_chunked(4, libver=libver),
+            cases=cases,
+            per="us/chunk",
+            units=side * side,
+        )
+        for what, libver in (("version 1 B-tree", None), ("fixed array (libver latest)", "latest"))
+    )
+
+
+def _scan_1m(side: int) -> Table:
+    return Table(
+        name="scan-1m",
+        title=f"scan one file of {side * side:,} chunks, version 1 B-tree",
+        data=_chunked(side, edge=4, distinct=False),
+        warm_up=_chunked(8, edge=4, distinct=False),
+        cases=(
+            Case(label="h5py chunk_iter, callback does nothing", work="bare:chunk_iter"),
+            Case(label="refindex.scan", work="ours:scan", at_most_mb=300),
+            Case(
+                label="refindex.scan + save, Parquet",
+                work="ours:scan",
+                options={"save": "out.refindex"},
+                at_most=3,
+                at_most_mb=300,
+            ),
+            Case(
+                label="refindex.scan + save, SQLite",
+                work="ours:scan",
+                options={"save": "out.sqlite"},
+                at_most_mb=300,
+            ),
+            Case(label="kerchunk SingleHdf5ToZarr.translate", work="kerchunk_peer:scan", needs=KERCHUNK),
+            Case(label="VirtualiZarr HDFParser", work="virtualizarr_peer:scan", needs=VIRTUALIZARR),
+        ),
+        per="us/chunk",
+        units=side * side,
+    )
+
+
+def _daily(files: int) -> Data:
+    return Data(name=f"{files}-daily", make="daily", options={"files": files})
+
+
+def _many(files: int) -> Table:
+    return Table(
+        name="many",
+        title=f"scan {files} daily NetCDF-4 files of 10 variables, 240 chunks each",
+        data=_daily(files),
+        warm_up=_daily(2),
+        cases=(
+            Case(label="h5py open + chunk_iter of every dataset", work="bare:chunk_iter_all"),
+            Case(label="refindex.scan, workers=1", work="ours:scan", options={"workers": 1}),
+            Case(
+                label="refindex.scan, workers=1 + save, Parquet",
+                work="ours:scan",
+                options={"workers": 1, "save": "out.refindex"},
+            ),
+            Case(label="refindex.scan, workers=2", work="ours:scan", options={"workers": 2}),
+            Case(label="kerchunk SingleHdf5ToZarr.translate", work="kerchunk_peer:scan", needs=KERCHUNK),
+            Case(label="VirtualiZarr HDFParser", work="virtualizarr_peer:scan", needs=VIRTUALIZARR),
+            Case(
+                label="VirtualiZarr open_virtual_dataset",
+                work="virtualizarr_peer:scan",
+                options={"dataset": True},
+                needs=VIRTUALIZARR,
+            ),
+        ),
+        per="ms/file",
+        units=files,
+        timeout=120,
+    )
+
+
+def _archives(references: int) -> Data:
+    return Data(name=f"{references}-references", make="archives", options={"references": references})
+
+
+def _store_and_open(references: int) -> tuple[Table, ...]:
+    data = _archives(references)
+    store = Table(
+        name="store",
+        title=f"write {references:,} references that are in memory",
+        data=data,
+        warm_up=_archives(256),
+        cases=(
+            Case(label="pyarrow.parquet.write_table of the columns", work="bare_storage:write_columns"),
+            Case(label="Manifest.save, Parquet", work="ours:save", options={"save": "out.refindex"}),
+            Case(label="Manifest.save, SQLite", work="ours:save", options={"save": "out.sqlite"}),
+            Case(label="kerchunk, JSON (ujson)", work="kerchunk_peer:save_json", needs=KERCHUNK),
+            Case(label="kerchunk, Parquet", work="kerchunk_peer:save_parquet", needs=KERCHUNK),
+        ),
+        per="us/reference",
+        units=references,
+    )
+    opened = tuple(
+        Table(
+            name="open",
+            title=f"open {references:,} references in {what} and look one up, in a new process",
+            data=data,
+            warm_up=None,
+            cases=cases,
+        )
+        for what, cases in (
+            (
+                "Parquet",
+                (
+                    Case(label="pyarrow: read one row group", work="bare_storage:find_parquet"),
+                    Case(label="refindex.open + find", work="ours:find", options={"name": "archive.refindex"}),
+                    Case(
+                        label="kerchunk Parquet references (fsspec)",
+                        work="kerchunk_peer:find",
+                        needs=KERCHUNK,
+                    ),
+                ),
+            ),
+            (
+                "SQLite",
+                (
+                    Case(label="sqlite3: select one row", work="bare_storage:find_sqlite"),
+                    Case(label="refindex.open + find", work="ours:find", options={"name": "archive.sqlite"}),
+                ),
+            ),
+        )
+    )
+    return (store, *opened)
+
+
+def _read(side: int) -> Table:
+    return Table(
+        name="read",
+        title=f"read {side * side:,} chunks of 8 x 8 float32 whole (for information)",
+        data=_chunked(side),
+        warm_up=_chunked(4),
+        cases=(
+            Case(label="h5py", work="bare:read"),
+            Case(label="zarr over refindex, Parquet", work="ours:read", options={"save": "archive.refindex"}),
+            Case(label="zarr over refindex, SQLite", work="ours:read", options={"save": "archive.sqlite"}),
+            Case(label="zarr over kerchunk references (fsspec)", work="kerchunk_peer:read", needs=KERCHUNK),
+            Case(label="zarr over VirtualiZarr ManifestStore", work="virtualizarr_peer:read", needs=VIRTUALIZARR),
+        ),
+        per="us/chunk",
+        units=side * side,
+        timeout=120,
+    )

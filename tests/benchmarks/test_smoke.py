@@ -1,0 +1,48 @@
+"""The benchmarks run to the end on tiny data. Nothing is asserted about times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_every_measurement_works(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    done = _run("--quick", "--no-peers", "--json", str(found), "--data-dir", str(tmp_path / "data"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    tables = json.loads(found.read_text())["tables"]
+    assert [table["name"] for table in tables] == ["scan", "scan", "scan-1m", "many", "store", "open", "open", "read"]
+    rows = [row for table in tables for row in table["rows"]]
+    assert [row["case"] for row in rows if row["failed"]] == []
+    for row in rows:
+        assert row["case"] in done.stdout
+        assert row["problem"] == ("left out" if row["peer"] else "")
+        assert len(row["samples"]) == (0 if row["peer"] else 1)
+        assert row["peer"] or row["ratio"] > 0
+    for table in tables:
+        assert table["title"] in done.stdout
+        assert table["rows"][0]["ratio"] == pytest.approx(1)
+    assert not (tmp_path / "data" / "scratch").exists()
+
+
+def test_unknown_names_are_refused() -> None:
+    done = _run("nothing")
+    assert done.returncode == 2
+    assert "there is no nothing; choose from scan, scan-1m, many, store, open, read" in done.stderr

@@ -1,0 +1,54 @@
+"""Baseline: h5py with nothing around it."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from tests.benchmarks.work import Expected, Found, Measured
+
+
+def chunk_iter(data: Path, expected: Expected, *, collect: bool = False) -> Measured:
+    def run(out: Path) -> Found:
+        with h5py.File(data, "r") as file:
+            dataset = file["v0"].id
+            if collect:
+                chunks: list[Any] = []
+                dataset.chunk_iter(chunks.append)
+                return len(chunks), "chunks"
+            dataset.chunk_iter(lambda info: None)
+            # All are there; libhdf5 would count them by iterating once more.
+            return math.prod(file["v0"].shape) // math.prod(file["v0"].chunks), "chunks"
+
+    return run
+
+
+def chunk_iter_all(data: Path, expected: Expected) -> Measured:
+    def run(out: Path) -> Found:
+        found = 0
+
+        def visit(info: h5py.h5d.StoreInfo) -> None:
+            nonlocal found
+            found += 1
+
+        for path in sorted(data.glob("*.nc")):
+            with h5py.File(path, "r") as file:
+                for name, dataset in file.items():
+                    if dataset.chunks is not None:
+                        dataset.id.chunk_iter(visit if name.startswith("v") else lambda info: None)
+        return found, "chunks"
+
+    return run
+
+
+def read(data: Path, expected: Expected) -> Measured:
+    def run(out: Path) -> Found:
+        with h5py.File(data, "r") as file:
+            values = file["v0"][...]
+        return lambda: zlib.crc32(values.tobytes()), "crc"
+
+    return run

@@ -1,0 +1,59 @@
+"""refindex."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import refindex
+from tests.benchmarks import make
+from tests.benchmarks.columns import digest
+from tests.benchmarks.work import Expected, Found, Measured
+
+
+def _references(manifest: refindex.Manifest) -> int:
+    """References of the variables ``v0``, ``v1``, ...: coordinates are kept differently by each library."""
+    return sum(len(a.chunks) for path, a in manifest.arrays.items() if path.rpartition("/")[2].startswith("v"))
+
+
+def scan(data: Path, expected: Expected, *, save: str | None = None, workers: int = 1) -> Measured:
+    def run(out: Path) -> Found:
+        manifest = refindex.scan(data, workers=workers)
+        if save is not None:
+            manifest.save(out / save)
+        if "digest" in expected:
+            table = manifest.arrays["v0"].chunks
+            return lambda: digest(table.offset, table.length), "digest"
+        return lambda: _references(manifest), "chunks"
+
+    return run
+
+
+def save(data: Path, expected: Expected, *, save: str) -> Measured:
+    manifest = make.manifest(expected["references"])
+
+    def run(out: Path) -> Found:
+        manifest.save(out / save)
+        return _references(manifest), "references"
+
+    return run
+
+
+def find(data: Path, expected: Expected, *, name: str) -> Measured:
+    def run(out: Path) -> Found:
+        with refindex.open(data / name) as archive:
+            return int(archive.find("v0", [expected["wanted"]]).offset[0]), "offset"
+
+    return run
+
+
+def read(data: Path, expected: Expected, *, save: str) -> Measured:
+    stored = data.with_name(f"{data.stem}-{save}")
+    refindex.scan(data, workers=1).save(stored, overwrite=True)
+
+    def run(out: Path) -> Found:
+        with refindex.open(stored) as archive:
+            values = archive.group["v0"][...]
+        return lambda: zlib.crc32(values.tobytes()), "crc"
+
+    return run

@@ -1,0 +1,60 @@
+"""VirtualiZarr."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import zarr
+from obspec_utils.registry import ObjectStoreRegistry
+from obstore.store import LocalStore
+from virtualizarr import open_virtual_dataset
+from virtualizarr.manifests import ManifestArray, ManifestStore
+from virtualizarr.parsers import HDFParser
+
+from tests.benchmarks.work import Expected, Found, Measured
+
+
+def _arrays(found: Any) -> dict[str, Any]:
+    if isinstance(found, ManifestStore):
+        return dict(found._group.arrays)
+    return {str(name): variable._data for name, variable in found.variables.items()}
+
+
+def _count(found: list[Any]) -> int:
+    arrays = (item for one in found for item in _arrays(one).items())
+    return sum(
+        math.prod(array.manifest.shape_chunk_grid)
+        for name, array in arrays
+        if name.startswith("v") and isinstance(array, ManifestArray)
+    )
+
+
+def scan(data: Path, expected: Expected, *, dataset: bool = False) -> Measured:
+    registry = ObjectStoreRegistry({"file://": LocalStore()})
+
+    def run(out: Path) -> Found:
+        paths = sorted(data.glob("*.nc")) if data.is_dir() else [data]
+        found: list[Any] = []
+        for path in paths:
+            parser = HDFParser()
+            if dataset:
+                found.append(open_virtual_dataset(path.as_uri(), registry=registry, parser=parser))
+            else:
+                found.append(parser(path.as_uri(), registry))
+        return lambda: _count(found), "chunks"
+
+    return run
+
+
+def read(data: Path, expected: Expected) -> Measured:
+    registry = ObjectStoreRegistry({"file://": LocalStore()})
+    store = HDFParser()(data.as_uri(), registry)
+
+    def run(out: Path) -> Found:
+        values = zarr.open_group(store, mode="r")["v0"][...]
+        return lambda: zlib.crc32(values.tobytes()), "crc"
+
+    return run

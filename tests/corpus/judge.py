@@ -1,0 +1,33 @@
+"""Compare files with h5py and print a verdict each, as JSON lines. Runs as a child process of the corpus test."""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import h5py
+import oracle
+
+import refindex
+
+
+def main(paths: list[str]) -> None:
+    for path in paths:
+        verdict: dict[str, object] = {"file": path}
+        try:
+            found = oracle.compare_file(path)
+            verdict |= {"right": len(found.right), "reported": found.reported, "wrong": found.wrong}
+        except refindex.RefindexError as error:
+            verdict["error"] = f"{type(error).__name__}: {error}"
+        except Exception as error:
+            try:
+                with h5py.File(path) as file:
+                    list(oracle.h5py_datasets(file))
+                verdict["error"] = f"{type(error).__name__}: {error}"
+            except Exception as theirs:  # h5py itself cannot walk through the file
+                verdict["error"] = f"h5py: {theirs}"
+        print(json.dumps(verdict), flush=True)
+
+
+main(sys.argv[1:])

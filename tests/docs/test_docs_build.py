@@ -1,0 +1,50 @@
+"""The documentation builds without a warning, and names all that is public."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import refindex
+from refindex import errors
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def test_docs_build_strictly(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    notebook = (site / "tutorials" / "open-a-legacy-archive" / "index.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64," in notebook, "the notebook's plot is on its page"
+    api = (site / "reference" / "api" / "index.html").read_text(encoding="utf-8")
+    assert not re.findall(r":(?:class|data|func|meth|mod):", api), "docstring roles are shown as code"
+    assert not list(site.rglob("*.py")), "no source of the documentation in the site"
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    page = (REFERENCE / "api.md").read_text(encoding="utf-8")
+    documented = {line.rpartition(".")[2] for line in re.findall(r"^::: (\S+)$", page, re.MULTILINE)}
+    public = {name for name in refindex.__all__ if not _is_error(name)}
+    assert documented == public, documented ^ public
+
+
+def test_the_errors_page_has_every_error() -> None:
+    page = (REFERENCE / "errors.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^## `(\w+)`", page, re.MULTILINE)
+    assert documented == [name for name, value in vars(errors).items() if isinstance(value, type)]
+
+
+def _is_error(name: str) -> bool:
+    value = getattr(refindex, name)
+    return isinstance(value, type) and issubclass(value, BaseException)
