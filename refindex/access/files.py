@@ -165,6 +165,10 @@ class reading(contextlib.AbstractContextManager[None]):  # noqa: N801 -- used as
         if error is None or isinstance(error, RefindexError) or not isinstance(error, Exception):
             return
         if isinstance(error, FileNotFoundError):
+            cause = error.__cause__
+            if cause is not None and getattr(cause, "status", None) not in (404, 410):
+                # fsspec's HTTP filesystem calls every failure of a request a missing file.
+                raise SourceError(f"{where}: {cause} (while {self._doing})") from error
             raise NotFoundError(f"{where}: no such file (while {self._doing})") from error
         if isinstance(error, PermissionError):
             raise SourceError(f"{where}: permission denied (while {self._doing})") from error
@@ -180,10 +184,20 @@ def describe_change(recorded: Source, found: Source) -> str | None:
         return f"size was {recorded.size}, is {found.size}"
     if recorded.etag and found.etag:
         return None if recorded.etag == found.etag else f"etag was {recorded.etag}, is {found.etag}"
-    if recorded.mtime is not None and found.mtime is not None and recorded.mtime != found.mtime:
+    if recorded.mtime is not None and found.mtime is not None and not _same_time(recorded.mtime, found.mtime):
         was, now = (datetime.fromtimestamp(t / 1e6, UTC).isoformat() for t in (recorded.mtime, found.mtime))
         return f"modified {was} when scanned, {now} now"
     return None
+
+
+def _same_time(one: int, other: int) -> bool:
+    """Whether two modification times may be of the same moment.
+
+    HTTP and some filesystems have whole seconds only, rounded up or down.
+    """
+    if one % 1_000_000 and other % 1_000_000:
+        return one == other
+    return abs(one - other) <= 1_000_000
 
 
 class SourcePool:

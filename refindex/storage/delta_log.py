@@ -8,12 +8,13 @@ readers see the table before or after it and nothing between.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import posixpath
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
@@ -65,13 +66,33 @@ def log_path(root: str, version: int) -> str:
 
 
 def versions(fs: fsspec.AbstractFileSystem, root: str) -> list[int]:
-    """All committed versions, oldest first; empty if there is no log."""
+    """All committed versions, oldest first; empty if there is no log.
+
+    Where nothing can be listed (a plain HTTP server), versions are probed one after the other until one is missing.
+    """
+    if _cannot_list(fs):
+        return list(_probe(fs, root))
     try:
         names = fs.ls(posixpath.join(root, LOG), detail=False)
     except (FileNotFoundError, NotADirectoryError):
         return []
     matches = (_COMMIT.match(posixpath.basename(name.rstrip("/"))) for name in names)
     return sorted(int(match[1]) for match in matches if match)
+
+
+def _cannot_list(fs: fsspec.AbstractFileSystem) -> bool:
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return "http" in protocols or "https" in protocols
+
+
+def _probe(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[int]:
+    for version in itertools.count():
+        try:
+            # Not fs.exists: it takes a server that fails for one that has no such file, and would end the log there.
+            fs.cat_file(log_path(root, version), start=0, end=1)
+        except FileNotFoundError:
+            return
+        yield version
 
 
 def read_snapshot(fs: fsspec.AbstractFileSystem, root: str, url: str, version: int | None = None) -> Snapshot:

@@ -419,4 +419,4 @@ def is_archive(url: str, storage_options: StorageOptions = None) -> bool:
         return (Path(urls.local_path(url)) / delta_log.LOG).is_dir()
     fs, root = fsspec.core.url_to_fs(url, **(storage_options or {}))
     with reading(url, "looking for an archive"):
-        return bool(delta_log.versions(fs, root)) or bool(fs.exists(delta_log.log_path(root, 0)))
+        return bool(delta_log.versions(fs, root))
