@@ -13,7 +13,7 @@ import numpy.typing as npt
 from h5py import h5s
 
 from refindex.access import urls
-from refindex.access.files import StorageOptions, reading
+from refindex.access.files import StorageOptions, open_reader, reading
 from refindex.access.gather import Gatherer, LocalGatherer, RangeGatherer
 from refindex.errors import FormatError, UnsupportedError
 from refindex.model.encoding import Filter
@@ -38,13 +38,16 @@ class FileIndex:
 
     def __init__(
         self,
+        source: Source,
         *,
-        size: int,
         user_block: int,
         gatherer: Gatherer | None = None,
         superblock: Superblock | None = None,
+        storage_options: StorageOptions = None,
     ) -> None:
-        self.size = size
+        self.sources = [source]
+        self.size = source.size
+        self.storage_options = storage_options
         self._user_block = user_block
         self._gatherer = gatherer
         self._superblock = superblock
@@ -97,6 +100,21 @@ class FileIndex:
             mask=columns.filter_mask.astype(np.int64),
         )
 
+    def source_number(self, url: str) -> int:
+        """The number of another file that data of this one lies in; the file itself is 0.
+
+        Raises
+        ------
+        NotFoundError
+            If it is not there.
+        """
+        for number, source in enumerate(self.sources):
+            if source.url == url:
+                return number
+        with reading(url, "looking at it"):
+            self.sources.append(open_reader(url, self.storage_options).identity())
+        return len(self.sources) - 1
+
     def check_range(self, offset: npt.NDArray[np.int64], length: npt.NDArray[np.int64]) -> None:
         """Refuse data that ends beyond the file."""
         if len(offset) and int((offset + length).max()) > self.size:
@@ -112,7 +130,13 @@ def open_index(file: h5py.File, source: Source, storage_options: StorageOptions)
         with contextlib.suppress(FormatError, UnsupportedError):
             gatherer = stack.enter_context(_gatherer(source, storage_options))
             superblock = read_superblock(gatherer)
-        yield FileIndex(size=source.size, user_block=file.userblock_size, gatherer=gatherer, superblock=superblock)
+        yield FileIndex(
+            source,
+            user_block=file.userblock_size,
+            gatherer=gatherer,
+            superblock=superblock,
+            storage_options=storage_options,
+        )
 
 
 @contextlib.contextmanager

@@ -97,7 +97,7 @@ def _scan_file(file: h5py.File, scan: _Scan, variables: Collection[str] | None) 
     return Manifest(
         groups=groups,
         arrays=scan.arrays,
-        sources=(scan.source,),
+        sources=tuple(scan.index.sources),
         report=ScanReport(entries=tuple(scan.entries)),
     )
 
