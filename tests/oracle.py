@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,74 @@ def netcdf4(path: Any, **options: Any) -> xr.Dataset:
     """
     with xr.open_dataset(path, engine="netcdf4", **options) as opened:
         return opened.load()
+
+
+def spelled(value: Any, dataset: h5py.Dataset, base: str | None) -> Any:
+    """h5py's values of variable length and references, as the documentation says that they are served."""
+    dtype = dataset.dtype
+    if isinstance(value, h5py.Empty):
+        return np.zeros((0,), dtype=value.dtype if value.dtype.kind != "O" else object)
+    vlen, reference = h5py.check_vlen_dtype(dtype), h5py.check_ref_dtype(dtype)
+    if dtype.names is not None:
+        out = np.array(value, dtype=object if not hasattr(value, "dtype") else value.dtype)
+        for name in dtype.names:
+            if h5py.check_ref_dtype(dtype[name]) is not None:
+                paths = [h5py.h5r.get_name(r, dataset.id) if r else b"" for r in out[name].reshape(-1)]
+                out[name] = np.array(paths, dtype=object).reshape(out.shape)
+        return out
+    if vlen in (None, bytes, str) and reference is None:
+        return value
+    values = np.empty((), dtype=object) if not isinstance(value, np.ndarray) else value
+    if not isinstance(value, np.ndarray):
+        values[()] = value
+
+    def path(item: Any) -> str:
+        if not item:
+            return ""
+        name = h5py.h5r.get_name(item, dataset.id)
+        return name.decode() if name else ""
+
+    out = np.empty(values.shape, dtype=object)
+    flat = []
+    for item in values.reshape(-1):
+        if reference is not None:
+            flat.append(path(item))
+        elif base in ("string", "reference"):
+            entries = [] if item is None else list(item)
+            flat.append([path(e) if base == "reference" else e.decode(errors="backslashreplace") for e in entries])
+        else:
+            flat.append(np.asarray([] if item is None else item, dtype=vlen))
+    for at, item in enumerate(flat):
+        out.reshape(-1)[at] = item
+    return out
+
+
+def unfolded(served: Any, base: str | None) -> Any:
+    """Served sequences and regions in the form that :func:`spelled` gives."""
+    served = np.asarray(served)
+    if base is None or served.dtype.kind not in "OTU":
+        return served
+    out = np.empty(served.shape, dtype=object)
+    for at, item in enumerate(served.reshape(-1)):
+        if base in ("string", "reference"):
+            out.reshape(-1)[at] = json.loads(str(item))
+        else:
+            kind = np.dtype([tuple(f) for f in json.loads(base)]) if base.startswith("[") else np.dtype(base)
+            out.reshape(-1)[at] = np.frombuffer(item, kind)
+    return out
+
+
+def same_objects(expected: Any, served: Any) -> str:
+    """Like :func:`same`, for arrays of lists and of arrays."""
+    if expected.shape != served.shape:
+        return f"shape {served.shape}, expected {expected.shape}"
+    for a, b in zip(expected.reshape(-1), served.reshape(-1), strict=True):
+        if isinstance(a, np.ndarray):
+            if why := same(a, b):
+                return why
+        elif a != b and not str(b).startswith(f"{a} {{"):  # a region is its path and the selection
+            return f"{b!r} for {a!r}"
+    return ""
 
 
 @dataclass(slots=True)
@@ -66,17 +135,32 @@ def h5py_datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset | None, s
 
 def same(expected: Any, served: Any) -> str:
     """Empty if both hold the same values, element for element and bit for bit; else how they differ."""
-    if isinstance(expected, bytes | str):  # a scalar of variable length
-        expected = np.array(expected, dtype=object)
-    expected, served = np.asarray(expected), np.asarray(served)
+    if not isinstance(expected, np.ndarray):  # a scalar: strings and references of variable length among them
+        scalar = np.empty((), dtype=expected.dtype if isinstance(expected, np.generic) else object)
+        scalar[()] = expected
+        expected = scalar
+    served = np.asarray(served)
     if expected.shape != served.shape:
         return f"shape {served.shape}, expected {expected.shape}"
     if expected.dtype.names is not None:
         if served.dtype.names != expected.dtype.names:
             return f"fields {served.dtype.names}, expected {expected.dtype.names}"
-        return "; ".join(
-            f"{name}: {why}" for name in expected.dtype.names if (why := same(expected[name], served[name]))
+        problems = []
+        for name in expected.dtype.names:
+            want, have = np.asarray(expected[name]), np.asarray(served[name])
+            if want.ndim > have.ndim and want.dtype.kind != "O":  # an array in a compound: a compound of its elements
+                element = have.dtype
+                for _ in range(want.ndim - have.ndim):
+                    element = element[0] if element.names else np.dtype(want.dtype.newbyteorder("<"))
+                have = np.ascontiguousarray(have).reshape(*have.shape, 1).view(element).reshape(want.shape)
+            if why := same(want, have):
+                problems.append(f"{name}: {why}")
+        return "; ".join(problems)
+    if expected.dtype.kind == "O" and served.dtype.kind == "S":  # strings in compounds have one width
+        expected = np.array([v if isinstance(v, bytes) else v.encode() for v in expected.reshape(-1)]).reshape(
+            expected.shape
         )
+        return "" if np.array_equal(expected, served) or not expected.size else "strings differ"
     if expected.dtype.kind == "O":
         a = [v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v for v in expected.reshape(-1)]
         b = [v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else str(v) for v in served.reshape(-1)]
@@ -140,7 +224,11 @@ def compare_file(path: str, *, max_nbytes: int = 1 << 28) -> Verdict:
             except Exception as failure:
                 verdict.wrong.append((name, f"zarr raises {type(failure).__name__}: {failure}"))
                 continue
-            why = same(expected, served)
+            base = archive.nodes[where].attributes.get("vlen_base_type")
+            if base is not None or h5py.check_ref_dtype(dataset.dtype) is not None:
+                why = same_objects(spelled(expected, dataset, base), unfolded(served, base))
+            else:
+                why = same(spelled(expected, dataset, None), served)
             if why:
                 verdict.wrong.append((name, why))
             else:

@@ -121,10 +121,7 @@ def served_dtype(stored: StoredType) -> np.dtype[Any]:
     Compounds are packed and of one byte order (little endian unless all fields are big endian). A
     subarray at the top gives its base: the caller appends its ``dims`` to the array's shape.
 
-    Raises
-    ------
-    UnsupportedError
-        For an array type inside a compound, which no Zarr v3 data type expresses.
+    Arrays inside compounds are compounds of their elements.
     """
     match stored:
         case Leaf():
@@ -134,13 +131,25 @@ def served_dtype(stored: StoredType) -> np.dtype[Any]:
         case Subarray():
             return served_dtype(stored.base)
         case Struct():
-            for name, _, field in stored.fields:
-                if isinstance(field, Subarray):
-                    raise UnsupportedError(
-                        f"compound field {name!r} has an array type, which no Zarr v3 data type expresses"
-                    )
             order: Literal["<", ">"] = ">" if _byte_orders(stored) == {">"} else "<"
-            return np.dtype([(name, served_dtype(t).newbyteorder(order)) for name, _, t in stored.fields])
+            return np.dtype([(name, _field_dtype(t).newbyteorder(order)) for name, _, t in stored.fields])
+
+
+MOST_FIELDS = 1024
+"""Elements of an array inside a compound that are served as fields each; larger ones are served as raw bytes."""
+
+
+def _field_dtype(stored: StoredType) -> np.dtype[Any]:
+    """The type of a compound's field. Zarr has no arrays in compounds: an array is a compound of its elements,
+    named ``0``, ``1``, ..., which has the same bytes."""
+    if not isinstance(stored, Subarray):
+        return served_dtype(stored)
+    dtype = _field_dtype(stored.base)
+    if math.prod(stored.dims) > MOST_FIELDS:
+        return np.dtype(f"V{dtype.itemsize * math.prod(stored.dims)}")
+    for extent in reversed(stored.dims):
+        dtype = np.dtype([(str(i), dtype) for i in range(extent)])
+    return dtype
 
 
 def _byte_orders(stored: StoredType) -> set[str]:
@@ -194,7 +203,7 @@ def to_served(values: np.ndarray[Any, Any], stored: StoredType, served: np.dtype
             raise FormatError(f"stored compound cannot become {served}")
         out = np.zeros(values.shape, served)
         for (name, _, field), target in zip(stored.fields, served.names, strict=True):
-            out[target] = to_served(values[name], field, served[target])
+            out[target] = _field_values(values[name], field, served[target], values.shape)
         return out
     if isinstance(stored, Text) and needs_text_clean(stored):
         values = _clean_text(values, stored)
@@ -203,6 +212,25 @@ def to_served(values: np.ndarray[Any, Any], stored: StoredType, served: np.dtype
     if served.kind == "V" and served.names is None:
         return np.ascontiguousarray(values).view(served)
     return values.astype(served, casting="equiv" if values.dtype.kind not in "SU" else "same_kind")
+
+
+def _field_values(
+    values: np.ndarray[Any, Any], stored: StoredType, served: np.dtype[Any], shape: tuple[int, ...]
+) -> np.ndarray[Any, Any]:
+    """One field of a compound as served; an array's elements lie one after the other in its compound."""
+    if not isinstance(stored, Subarray):
+        return to_served(values, stored, served)
+    depth, base = len(stored.dims), stored.base
+    while isinstance(base, Subarray):
+        depth, base = depth + len(base.dims), base.base
+    if served.names is None:  # many elements, served as raw bytes
+        element = served_dtype(base).newbyteorder("<")
+    else:
+        element = served
+        for _ in range(depth):
+            element = element[0]
+    flat = np.ascontiguousarray(to_served(values, base, element))
+    return flat.reshape(*shape, -1).view(served).reshape(shape)
 
 
 def _clean_text(values: np.ndarray[Any, Any], stored: Text) -> np.ndarray[Any, Any]:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from xarray.backends.zarr import FillValueCoder
 from zarr.dtype import parse_data_type
 
-from refindex.errors import FormatError, UnsupportedError
+from refindex.errors import FormatError
 from refindex.model.dtype import (
     Leaf,
     Struct,
@@ -152,9 +152,16 @@ def test_fill_value_attribute_is_what_xarray_reads(data) -> None:
     assert FillValueCoder.decode(xarray_fill_value(dtype, value), dtype) == value
 
 
-def test_array_types_inside_compounds_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="'a' has an array type"):
-        served_dtype(Struct((("a", 0, Subarray((2,), Leaf("<i4"))),), 8))
+@pytest.mark.parametrize("count", [3, 2000])
+def test_arrays_inside_compounds_keep_their_bytes(count: int) -> None:
+    stored = Struct((("x", 1, Leaf(">i2")), ("a", 4, Subarray((2, count), Leaf(">f4")))), 4 + 8 * count)
+    served = served_dtype(stored)
+    values = np.zeros(5, numpy_dtype(stored))
+    values["x"], values["a"] = np.arange(5), np.arange(10 * count).reshape(5, 2, count)
+    out = to_served(values, stored, served)
+    assert out["x"].tolist() == list(range(5))
+    order = "<f4" if count == 2000 else ">f4"
+    assert np.array_equal(np.ascontiguousarray(out["a"]).view(order).reshape(5, 2, count), values["a"])
 
 
 @pytest.mark.parametrize("value", [{}, 3, "O", {"text": 3, "padding": "odd"}, {"fields": [["a"]], "size": 1}, None])

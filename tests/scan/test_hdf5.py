@@ -122,20 +122,55 @@ def test_what_is_not_served_is_reported_and_costs_nothing_else(tmp_path: Path) -
     path = tmp_path / "odd.h5"
     with h5py.File(path, "w") as f:
         f["good"] = np.arange(1000)
-        f.create_dataset("sequence", (3,), h5py.vlen_dtype("i4"))
-        f.create_dataset("reference", (3,), h5py.ref_dtype)
-        f["null"] = h5py.Empty("f4")
-        f.create_dataset("external", (2000,), "i4", external=[("raw.bin", 0, 8000)])
-        layout = h5py.VirtualLayout((3000,), "i8")
-        layout[:1000] = h5py.VirtualSource(path, "good", (1000,))
-        f.create_virtual_dataset("virtual", layout)
-        f["array_in_compound"] = np.zeros(100, [("a", "i4", (2,))])
+        f.create_dataset("nested", (3,), h5py.vlen_dtype(h5py.vlen_dtype("i4")))
+        f.create_dataset("inside", (3,), np.dtype([("a", h5py.vlen_dtype("i4"))]))
+        f["inside"][0] = (np.array([1, 2], "i4"),)
     manifest = check(path)
     assert set(manifest.arrays) == {"good"}
     reasons = {e.path.strip("/"): e.reason for e in manifest.report.select(Status.UNSERVED)}
-    assert reasons.keys() == {"sequence", "reference", "null", "external", "virtual", "array_in_compound"}
-    assert "external files" in reasons["external"]
-    assert "virtual" in reasons["virtual"]
+    assert reasons.keys() == {"nested", "inside"}
+    assert "sequences" in reasons["nested"]
+
+
+def test_values_of_variable_length(tmp_path: Path) -> None:
+    path = tmp_path / "variable.h5"
+    with h5py.File(path, "w") as f:
+        f["data"] = np.arange(20).reshape(4, 5)
+        f["group/inner"] = 1
+        for code in ("<i4", ">f8", "u1", "?"):
+            made = f.create_dataset(f"sequence/{code}", (2, 2), h5py.vlen_dtype(code))
+            made[0, 0], made[1, 1] = np.array([1, 0, 1], code), np.array([], code)
+        records = f.create_dataset("sequence/records", (2,), h5py.vlen_dtype(np.dtype([("a", "<i2"), ("b", ">f4")])))
+        records[0] = np.array([(1, 2.5), (3, 4.5)], [("a", "<i2"), ("b", ">f4")])
+        texts = f.create_dataset("sequence/texts", (2,), h5py.vlen_dtype(h5py.string_dtype()))
+        texts[0] = np.array(["a", "üü"], dtype=object)
+        references = f.create_dataset("references/objects", (3,), h5py.ref_dtype)
+        references[0], references[1] = f["data"].ref, f["group/inner"].ref
+        regions = f.create_dataset("references/regions", (3,), h5py.regionref_dtype)
+        regions[0], regions[1] = f["data"].regionref[1:3, 2:4], f["data"].regionref[[0, 2], 1]
+        f["references/scalar"] = f["data"].ref
+        kind = np.dtype([("n", "<i4"), ("s", h5py.string_dtype()), ("r", h5py.ref_dtype), ("a", ">f4", (2, 3))])
+        mixed = np.zeros(3, kind)
+        mixed["s"] = [b"", "long ü".encode(), b"x"]
+        mixed["a"] = np.arange(18).reshape(3, 2, 3)
+        mixed["r"] = [f["data"].ref] * 3
+        f.create_dataset("mixed", data=mixed, dtype=kind)
+        f["null/number"], f["null/text"] = h5py.Empty("f4"), h5py.Empty(h5py.string_dtype())
+        f["arrays"] = np.arange(60, dtype="i2").view([("a", "i2", (2, 3)), ("b", "i2"), ("c", [("d", "i2", (3,))])])
+        f["large"] = np.zeros(2, [("a", ">i4", (2000,)), ("b", "u1")])
+        f["strings/array"] = np.array([["a", "bc"], ["", "ü"]], dtype=object)
+    manifest = check(path)
+    assert manifest.report.problems == ()
+    verdict = compare_file(str(path))
+    assert sorted(verdict.right) == sorted(manifest.arrays)
+    assert manifest.arrays["sequence/>f8"].attributes["vlen_base_type"] == "<f8"
+    with refindex.open(path) as archive:
+        assert archive.group["references/objects"][...].tolist() == ["/data", "/group/inner", ""]
+        assert archive.group["references/regions"][...].tolist()[0] == '/data {"blocks":[[[1,2],[2,3]]]}'
+        assert archive.group["null/number"].shape == (0,)
+        assert archive.group["mixed"][...]["r"].tolist() == [b"/data"] * 3
+        assert archive.to_xarray(group="references")["objects"].values.tolist() == ["/data", "/group/inner", ""]
+        assert np.array_equal(archive.group["arrays"][...]["a"]["1"]["2"], np.arange(60).reshape(6, 10)[:, 5])
 
 
 def test_storage(tmp_path: Path) -> None:

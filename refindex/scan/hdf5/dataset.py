@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import h5py
-import numcodecs
 import numpy as np
 import numpy.typing as npt
 from h5py import h5d, h5f, h5p, h5s
@@ -49,6 +47,7 @@ from refindex.scan.contiguous import split_contiguous
 from refindex.scan.hdf5.chunks import StoredChunks
 from refindex.scan.hdf5.filters import applied, read_pipeline
 from refindex.scan.hdf5.index import FileIndex
+from refindex.scan.hdf5.objects import inline_objects
 from refindex.scan.hdf5.types import Kind, read_kind
 from refindex.scan.hdf5.walk import Found
 
@@ -57,9 +56,6 @@ INLINE_NBYTES = 1024
 
 COORDINATE_NBYTES = 16 << 20
 """Coordinates up to this many bytes are kept in the manifest, so that opening an archive reads no source."""
-
-STRINGS_PER_CHUNK = 1 << 18
-"""Elements in one inline chunk of strings of variable length."""
 
 _LIBHDF5_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32, SZIP, NBIT, SCALEOFFSET, LZF, BLOSC, 32004, BITSHUFFLE, 32026}
 
@@ -139,14 +135,26 @@ def compile_dataset(
     """
     dataset = found.id
     space = dataset.get_space()
-    if space.get_simple_extent_type() == h5s.NULL:
-        raise UnsupportedError("a null dataspace (no elements and no shape) is not served yet")
+    shape: tuple[int, ...]
     kind = read_kind(dataset.get_type())
-    if kind.stored is None:
-        stored = _inline_strings(dataset)
-        data_type = "string" if stored.codecs[0]["name"] == "vlen-utf8" else "variable_length_bytes"
-        fill: Any = ""
-        shape: tuple[int, ...] = tuple(dataset.shape)
+    if space.get_simple_extent_type() == h5s.NULL:
+        attributes.notes.append("a null dataspace (no elements and no shape): served as an array of no elements")
+        dims = ("null",)
+        shape = (0,)
+        data_type, codec, fill, served = _no_elements(kind)
+        grid = ChunkGrid.regular(shape, (1,))
+        stored = _Stored(grid=grid, codecs=[codec], chunks=ChunkTable.empty(), status=Status.INLINED)
+    elif kind.stored is None:
+        objects = inline_objects(dataset)
+        stored = _Stored(
+            grid=objects.grid,
+            codecs=objects.codecs,
+            chunks=objects.chunks,
+            status=Status.INLINED,
+            reason=objects.reason,
+        )
+        attributes.values |= objects.attributes
+        data_type, fill, shape = objects.data_type, objects.fill_value, objects.grid.shape
         served = None
     else:
         plan = _plan(dataset, kind, kind.stored)
@@ -170,6 +178,14 @@ def compile_dataset(
         chunks=stored.chunks,
     ).knowing(json=document, grid=stored.grid)
     return Compiled(array=array, status=stored.status, reason=stored.reason, notes=attributes.notes)
+
+
+def _no_elements(kind: Kind) -> tuple[Any, dict[str, Any], Any, np.dtype[Any] | None]:
+    """Data type, codec, fill value and dtype of an array without elements."""
+    if kind.stored is None:
+        return "string", {"name": "vlen-utf8", "configuration": {}}, "", None
+    served = served_dtype(kind.stored)
+    return data_type_json(served), bytes_codec(served), fill_value_json(served, np.zeros((), dtype=served)), served
 
 
 def _type_dims_names(dims: tuple[str, ...], shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -279,36 +295,6 @@ def _inline(dataset: h5d.DatasetID, plan: _Plan) -> _Stored:
         codecs=[bytes_codec(plan.served)],
         chunks=ChunkTable.inline([(0, np.ascontiguousarray(values).tobytes())]),
         status=Status.INLINED,
-    )
-
-
-def _inline_strings(dataset: h5d.DatasetID) -> _Stored:
-    """Strings of variable length lie in a heap that references cannot point into: their values are kept."""
-    values = np.asarray(h5py.Dataset(dataset)[()], dtype=object)
-    shape = tuple(dataset.shape)
-    flat = [v if isinstance(v, bytes) else b"" for v in values.reshape(-1)]
-    codec: Any
-    objects: list[Any]
-    try:
-        name, codec, objects = "vlen-utf8", numcodecs.VLenUTF8(), [v.decode() for v in flat]
-    except UnicodeDecodeError:
-        name, codec, objects = "vlen-bytes", numcodecs.VLenBytes(), list(flat)
-    cut = split_contiguous(shape, 1, 0, STRINGS_PER_CHUNK) if math.prod(shape) else None
-    chunk_shape = tuple(max(1, n) for n in shape) if cut is None else cut.chunk_shape
-    pieces = []
-    if cut is not None:
-        full = math.prod(chunk_shape)
-        for number, (start, length) in enumerate(zip(cut.offset.tolist(), cut.length.tolist(), strict=True)):
-            piece = np.empty(full, dtype=object)
-            piece[:] = "" if name == "vlen-utf8" else b""
-            piece[:length] = objects[start : start + length]
-            pieces.append((number, bytes(codec.encode(piece))))
-    return _Stored(
-        grid=ChunkGrid.regular(shape, chunk_shape),
-        codecs=[{"name": name, "configuration": {}}],
-        chunks=ChunkTable.inline(pieces),
-        status=Status.INLINED,
-        reason="" if name == "vlen-utf8" else "the strings are not UTF-8: served as bytes",
     )
 
 

@@ -10,6 +10,7 @@ from h5py import h5t
 
 from refindex.errors import UnsupportedError
 from refindex.model.dtype import Leaf, Padding, StoredType, Struct, Subarray, Text
+from refindex.scan.hdf5.objects import is_variable
 
 _COMPLEX_CLASS = 11
 """H5T_COMPLEX, since HDF5 2.0; older h5py has no name for it."""
@@ -36,7 +37,7 @@ class Kind:
     Parameters
     ----------
     stored:
-        The stored type; None for strings of variable length.
+        The stored type; None for values of variable length and references.
     flags:
         Members of an enumeration by name, for ``flag_values`` / ``flag_meanings``.
     """
@@ -53,7 +54,7 @@ def read_kind(datatype: h5t.TypeID) -> Kind:
     UnsupportedError
         Naming the type, if it is not served.
     """
-    if isinstance(datatype, h5t.TypeStringID) and datatype.is_variable_str():
+    if is_variable(datatype):
         return Kind(stored=None)
     flags: dict[str, int] = {}
     if isinstance(datatype, h5t.TypeEnumID) and not _is_bool(datatype):
