@@ -108,7 +108,10 @@ def test_failed_requests_are_errors_and_never_fill_values(server: Server) -> Non
         with pytest.raises(refindex.SourceError, match=r"127.0.0.1:\d+/w.nc"):
             archive.group["rain"][...]
     server.fail = {"kind=chunk"}
-    with refindex.open(f"{server.url}/a.refindex") as archive, pytest.raises(refindex.RefindexError, match="kind=chunk"):
+    with (
+        refindex.open(f"{server.url}/a.refindex") as archive,
+        pytest.raises(refindex.RefindexError, match="kind=chunk"),
+    ):
         archive.group["rain"][...]
     server.fail = {"_delta_log"}
     with pytest.raises(refindex.RefindexError):
