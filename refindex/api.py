@@ -33,7 +33,7 @@ def scan(
     strict: bool = False,
     progress: bool | Callable[[Progress], None] = False,
 ) -> Manifest:
-    """Index HDF5 / NetCDF-4 files: where every chunk lies, and how its bytes become values.
+    """Index HDF5 / NetCDF files: where every chunk lies, and how its bytes become values.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def open(  # noqa: A001 -- the name in the public face, used as refindex.open
     storage_options: Mapping[str, Any] | None = None,
     stale: Stale = "error",
 ) -> Archive:
-    """Open an archive, or an HDF5 / NetCDF-4 file directly (it is scanned on the spot).
+    """Open an archive, or an HDF5 / NetCDF file directly (it is scanned on the spot).
 
     Parameters
     ----------

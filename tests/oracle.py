@@ -106,11 +106,12 @@ class Verdict:
 
 
 def h5py_datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset | None, str]]:
-    """All datasets by path through hard and soft links, each group once a path; None where a link does not resolve."""
-    stack: list[tuple[h5py.Group, str, tuple[int, ...]]] = [(file, "", ())]
+    """All datasets by path through all links, each group once a path; None where a link does not resolve."""
+    stack: list[tuple[h5py.Group, str, tuple[tuple[int, int], ...]]] = [(file, "", ())]
     while stack:
         group, path, above = stack.pop()
-        address = h5py.h5o.get_info(group.id).addr
+        info = h5py.h5o.get_info(group.id)
+        address = (info.fileno, info.addr)
         if address in above:
             continue
         try:
@@ -121,8 +122,6 @@ def h5py_datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset | None, s
         for name in names:
             child = f"{path}/{name}".lstrip("/")
             try:
-                if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
-                    continue
                 found = group[name]
             except Exception as error:
                 yield child, None, str(error)
@@ -140,6 +139,8 @@ def same(expected: Any, served: Any) -> str:
         scalar[()] = expected
         expected = scalar
     served = np.asarray(served)
+    if expected.dtype.str[1:] == "f16":  # long double is served as double where that loses nothing
+        expected = expected.astype(np.float64) if np.array_equal(expected, expected.astype(np.float64)) else expected
     if expected.shape != served.shape:
         return f"shape {served.shape}, expected {expected.shape}"
     if expected.dtype.names is not None:
@@ -180,7 +181,8 @@ def same(expected: Any, served: Any) -> str:
 def compare_file(path: str, *, max_nbytes: int = 1 << 28) -> Verdict:
     """Compare every dataset of a file that h5py can read."""
     verdict = Verdict()
-    with warnings.catch_warnings(), refindex.open(path) as archive, h5py.File(path, "r") as file:
+    gate = zarr.config.set({"array.rectilinear_chunks": True})  # zarr-python asks for it
+    with warnings.catch_warnings(), gate, refindex.open(path) as archive, h5py.File(path, "r") as file:
         warnings.simplefilter("ignore")
         reasons = {
             e.path.strip("/"): f"{e.status}: {e.reason}"
@@ -198,6 +200,10 @@ def compare_file(path: str, *, max_nbytes: int = 1 << 28) -> Verdict:
                     expected = dataset[()]
                 except Exception as failure:
                     error = f"{type(failure).__name__}: {failure}"
+                    if "Insufficient precision in available types" in error:
+                        # numpy has no type that wide; libhdf5 itself converts to double.
+                        expected, error = np.empty(dataset.shape, dtype="f8"), ""
+                        dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, expected)
                     if "no appropriate function for conversion path" in error:
                         # h5py asks for opaque data without the tag that it has; libhdf5 itself can read it.
                         kind = dataset.id.get_type()
@@ -225,6 +231,11 @@ def compare_file(path: str, *, max_nbytes: int = 1 << 28) -> Verdict:
                 verdict.wrong.append((name, f"zarr raises {type(failure).__name__}: {failure}"))
                 continue
             base = archive.nodes[where].attributes.get("vlen_base_type")
+            if dataset.id.get_type().get_class() == h5py.h5t.FLOAT and not isinstance(expected, h5py.Empty):
+                # Some have no numpy type to ask further about.
+                why = same(expected, served)
+                (verdict.wrong.append((name, why)) if why else verdict.right.append(name))
+                continue
             if base is not None or h5py.check_ref_dtype(dataset.dtype) is not None:
                 why = same_objects(spelled(expected, dataset, base), unfolded(served, base))
             else:

@@ -19,7 +19,7 @@ from refindex.model.manifest import Node, Status
 
 
 def command(
-    archive: Annotated[str, typer.Argument(help="A manifest, or an HDF5 / NetCDF-4 file.")],
+    archive: Annotated[str, typer.Argument(help="A manifest, or an HDF5 / NetCDF file.")],
     attributes: Annotated[bool, typer.Option("--attributes", "-a", help="Show attributes, too.")] = False,
     sources: Annotated[bool, typer.Option("--sources", "-s", help="List all sources.")] = False,
     report: Annotated[bool, typer.Option("--report", "-r", help="Show the whole report of the scan.")] = False,

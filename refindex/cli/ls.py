@@ -13,7 +13,7 @@ from refindex.storage.protocol import require
 
 
 def command(
-    archive: Annotated[str, typer.Argument(help="A manifest, or an HDF5 / NetCDF-4 file.")],
+    archive: Annotated[str, typer.Argument(help="A manifest, or an HDF5 / NetCDF file.")],
     path: Annotated[str, typer.Argument(help="Group to list.")] = "/",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="List all groups below, too.")] = False,
     long: Annotated[bool, typer.Option("--long", "-l", help="Show type and shape.")] = False,

@@ -47,7 +47,7 @@ def command(
     json: JSON = False,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
-    """Index HDF5 / NetCDF-4 files into a manifest."""
+    """Index HDF5 / NetCDF files into a manifest."""
     wanted = [*(sources or ()), *(_lines(from_file) if from_file else ())]
     if not wanted:
         raise typer.BadParameter("name at least one source, or --from-file")

@@ -1,29 +1,46 @@
 """The decoder of last resort: libhdf5 itself, on an in-memory file of one chunk.
 
-A dataset with the same type, chunk shape and filters is made in a file that lives in memory, the
-stored bytes are written into its only chunk as they are, and libhdf5 reads it back. hdf5plugin
-brings the filters that libhdf5 lacks.
+For filters, a file is made by hand around the stored bytes (:mod:`refindex.decode.image`) and libhdf5 reads its only
+chunk back; hdf5plugin brings the filters that libhdf5 lacks. For numbers that numpy does not know, libhdf5 converts.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections import OrderedDict
+from typing import Any, Literal
 
 import h5py
 import hdf5plugin
 import numpy as np
 from h5py import h5d, h5f, h5p, h5s, h5t, h5z
 
-from refindex.errors import DecodeError, UnsupportedError
-from refindex.model.dtype import Subarray, numpy_dtype
-from refindex.model.encoding import SCALEOFFSET, SZIP, Encoding
+from refindex.decode.image import NAME, chunk_image, type_image
+from refindex.errors import DecodeError, RefindexError, UnsupportedError
+from refindex.model.dtype import Foreign, StoredType, Struct, Subarray, is_foreign, numpy_dtype, readable
+from refindex.model.encoding import BITSHUFFLE, FLETCHER32, Encoding, Filter
 
 # Importing netCDF4 points HDF5_PLUGIN_PATH at filters that are linked with netCDF4's own libhdf5; h5py's picks them
 # up and fails ("error during user callback"). Registering hdf5plugin's by force puts the right ones in their place.
 hdf5plugin.register(force=True)
 
+_FAILURES = (OSError, RuntimeError, ValueError, TypeError, KeyError)
+"""What h5py raises where libhdf5 refuses, by the class of the failure."""
+
+_MOST_OPEN = 8
+_KEEP_NBYTES = 1 << 20
+"""Files kept open for the next chunk, at most; none for larger chunks, for which opening one costs little beside
+the decoding. This bounds their memory."""
+
 _LOCK = threading.Lock()
-"""h5py serialises its calls anyway; this keeps one chunk's calls together."""
+"""h5py serialises its calls anyway; this keeps one chunk's calls together, and guards ``_OPEN``."""
+
+_OPEN: OrderedDict[tuple[tuple[Filter, ...], int], tuple[h5f.FileID, h5d.DatasetID]] = OrderedDict()
+"""Files of chunks decoded before, by filters and size, the last used last. The next chunk's bytes replace the last
+one's, which takes a tenth of the time of another file. After any failure the file is not used again."""
+
+_NUMBERS = itertools.count()
 
 
 def available(filter_id: int) -> bool:
@@ -46,49 +63,213 @@ def decode(data: bytes, encoding: Encoding) -> bytes:
     DecodeError
         If libhdf5 refuses the bytes.
     """
+    if not encoding.filters:
+        return data
     for applied in encoding.filters:
         if not available(applied.id):
             raise UnsupportedError(f"{applied.name} (HDF5 filter {applied.id}) is not available to libhdf5 here")
-    stored = numpy_dtype(encoding.type)
-    type_dims = encoding.type.dims if isinstance(encoding.type, Subarray) else ()
-    shape = encoding.shape[: len(encoding.shape) - len(type_dims)]
+    least = _least(encoding.filters[-1])
+    if len(data) < least:
+        raise DecodeError(f"{encoding.filters[-1].name}: {len(data)} bytes, expected at least {least}")
+    key = encoding.filters, encoding.nbytes
     with _LOCK:
+        kept = _OPEN.pop(key, None)
         try:
-            return _read_back(data, encoding, shape, stored.itemsize)
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            if kept is None:
+                kept = _open(chunk_image(data, *key), h5f.ACC_RDWR)
+            else:
+                kept[1].write_direct_chunk((0,), data, 0)
+            out = np.empty(encoding.nbytes, dtype=np.uint8)
+            kept[1].read(h5s.ALL, h5s.ALL, out, h5t.NATIVE_UINT8)
+        except (*_FAILURES, MemoryError) as error:
+            if kept is not None:
+                kept[0].close()
             names = " + ".join(applied.name for applied in encoding.filters)
             raise DecodeError(f"libhdf5 cannot decode a chunk of {len(data)} bytes ({names}): {error}") from error
+        if encoding.nbytes <= _KEEP_NBYTES and len(data) <= _KEEP_NBYTES:
+            _OPEN[key] = kept
+            kept = _OPEN.popitem(last=False)[1] if len(_OPEN) > _MOST_OPEN else None
+        if kept is not None:
+            kept[0].close()
+    return out.tobytes()
 
 
-def _read_back(data: bytes, encoding: Encoding, shape: tuple[int, ...], itemsize: int) -> bytes:
-    kind = h5t.decode(encoding.hdf5_type) if encoding.hdf5_type else h5t.py_create(numpy_dtype(encoding.type))
+def _least(last: Filter) -> int:
+    """Bytes below which libhdf5 or a plugin reads beyond its buffer, and crashes."""
+    if last.id == BITSHUFFLE and len(last.values) > 4 and last.values[4]:
+        return 12  # the header of its compressors: decoded size and block size
+    return 4 if last.id == FLETCHER32 else 0
+
+
+def _open(image: bytes, flags: int) -> tuple[h5f.FileID, h5d.DatasetID]:
+    file = _open_file(image, flags)
+    try:
+        access = h5p.create(h5p.DATASET_ACCESS)
+        # Each chunk is read once: no cache, so that nothing is kept decoded.
+        access.set_chunk_cache(0, 0, 0.0)
+        return file, h5d.open(file, NAME, access)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _open_file(image: bytes, flags: int) -> h5f.FileID:
     access = h5p.create(h5p.FILE_ACCESS)
-    access.set_fapl_core(max(len(data), 1 << 16), False)
-    access.set_libver_bounds(h5f.LIBVER_LATEST, h5f.LIBVER_LATEST)
+    access.set_fapl_core(1 << 16, False)
     # A failed read leaves the dataset alive in its traceback: the file must close all the same.
     access.set_fclose_degree(h5f.CLOSE_STRONG)
-    creation = h5p.create(h5p.DATASET_CREATE)
-    creation.set_chunk(shape)
-    if encoding.hdf5_fill:
-        creation.set_fill_value(np.frombuffer(encoding.hdf5_fill, dtype=numpy_dtype(encoding.type)))
-    for applied in encoding.filters:
-        match applied.id:
-            case 4:
-                # The stored values carry what set-up adds; only mask and block size are the user's.
-                creation.set_filter(SZIP, h5z.FLAG_OPTIONAL, applied.values[:2])
-            case 6:
-                creation.set_filter(SCALEOFFSET, h5z.FLAG_OPTIONAL, applied.values)
-            case _:
-                creation.set_filter(applied.id, h5z.FLAG_OPTIONAL, applied.values)
-    file = h5f.create(b"chunk", h5f.ACC_TRUNC, fapl=access)
+    access.set_file_image(image)
+    # libhdf5 takes two files in memory for the same one if they have the same name.
+    return h5f.open(b"refindex image %d" % next(_NUMBERS), flags, access)
+
+
+def read_type(encoded: bytes) -> h5t.TypeID:
+    """The datatype that H5Tencode encoded.
+
+    Raises
+    ------
+    DecodeError
+        If it is none.
+    """
     try:
-        dataset = h5d.create(file, b"d", kind, h5s.create_simple(shape), creation)
-        dataset.write_direct_chunk((0,) * len(shape), data, 0)
-        out = np.empty(shape, dtype=f"V{itemsize}")
-        dataset.read(h5s.ALL, h5s.ALL, out, kind)
-        return out.tobytes()
-    finally:
-        file.close()
+        with _LOCK:
+            file = _open_file(type_image(encoded), h5f.ACC_RDONLY)
+            try:
+                return h5t.open(file, NAME).copy()
+            finally:
+                file.close()
+    except (*_FAILURES, RefindexError) as error:
+        raise DecodeError(f"the encoded HDF5 datatype {encoded[:64]!r} cannot be read: {error}") from error
+
+
+def convert(raw: bytes, kind: h5t.TypeID, stored: StoredType) -> np.ndarray[Any, Any]:
+    """Let libhdf5 convert the numbers that numpy does not know.
+
+    Parameters
+    ----------
+    raw:
+        Whole elements, their filters undone.
+    kind:
+        Their HDF5 datatype.
+    stored:
+        Their stored type.
+
+    Returns
+    -------
+    The elements, in one dimension, as ``numpy_dtype(readable(stored))``; the dimensions of an array type follow.
+
+    Raises
+    ------
+    DecodeError
+        If the datatype is not one of the stored type, or libhdf5 cannot convert it.
+    """
+    size = numpy_dtype(stored).itemsize
+    out = numpy_dtype(readable(stored))
+    count, rest = divmod(len(raw), size)
+    if rest:
+        raise DecodeError(f"{len(raw)} bytes are not whole elements of {size} bytes")
+    try:
+        source, target = _pair(kind, stored)
+        # In place: the buffer holds the elements before and after, whichever is larger.
+        buffer = np.zeros(count * max(size, out.itemsize), dtype=np.uint8)
+        buffer[: len(raw)] = np.frombuffer(raw, dtype=np.uint8)
+        h5t.convert(source, target, count, buffer, np.zeros(count * out.itemsize, dtype=np.uint8))
+    except _FAILURES as error:
+        raise DecodeError(f"libhdf5 cannot convert to {out}: {error}") from error
+    return np.frombuffer(buffer[: count * out.itemsize].tobytes(), dtype=out.base).reshape(count, *out.shape)
+
+
+def _pair(kind: h5t.TypeID, stored: StoredType) -> tuple[h5t.TypeID, h5t.TypeID]:
+    """HDF5 types to convert from and to. All but the foreign numbers is opaque, and passes as it is.
+
+    The sizes are checked: libhdf5 would read and write beyond the buffer if they differed from the stored type's.
+    """
+    size = numpy_dtype(stored).itemsize
+    if not is_foreign(stored):
+        opaque = h5t.create(h5t.OPAQUE, size)
+        return opaque, opaque
+    if isinstance(kind, h5t.TypeEnumID):
+        # What is served are the numbers, whatever they are called.
+        kind = kind.get_super()
+    number = kind.get_class()
+    if kind.get_size() != size:
+        raise DecodeError(f"an element of the HDF5 datatype has {kind.get_size()} bytes, expected {size}")
+    match stored:
+        case Foreign() if number in (h5t.INTEGER, h5t.FLOAT):
+            return kind, h5t.py_create(np.dtype(stored.dtype))
+        case Foreign() if number == h5t.BITFIELD:
+            dtype = np.dtype(stored.dtype)
+            order = "BE" if dtype.str[0] == ">" else "LE"
+            return kind, getattr(h5t, f"STD_B{8 * dtype.itemsize}{order}")
+        case Subarray() if number == h5t.ARRAY and tuple(kind.get_array_dims()) == stored.dims:
+            pair = _pair(kind.get_super(), stored.base)
+            return h5t.array_create(pair[0], stored.dims), h5t.array_create(pair[1], stored.dims)
+        case Struct() if number == h5t.COMPOUND and kind.get_nmembers() == len(stored.fields):
+            source = h5t.create(h5t.COMPOUND, size)
+            target = h5t.create(h5t.COMPOUND, numpy_dtype(readable(stored)).itemsize)
+            at = 0
+            for i, (_, offset, field) in enumerate(stored.fields):
+                pair = _pair(kind.get_member_type(i), field)
+                source.insert(b"%d" % i, offset, pair[0])
+                target.insert(b"%d" % i, at, pair[1])
+                at += pair[1].get_size()
+            return source, target
+    raise DecodeError(f"the HDF5 datatype, of class {number}, is not of the stored type {stored!r}")
+
+
+def exceeds_double(kind: h5t.TypeID, stored: StoredType) -> bool:
+    """Whether a type has foreign numbers that double precision may not hold, as the ``long double`` of C."""
+    if not is_foreign(stored):
+        return False
+    match stored:
+        case Subarray():
+            return exceeds_double(kind.get_super(), stored.base)
+        case Struct():
+            return any(exceeds_double(kind.get_member_type(i), t) for i, (_, _, t) in enumerate(stored.fields))
+        case _:
+            if not isinstance(kind, h5t.TypeFloatID):
+                return False
+            _, _, exponent, _, mantissa = kind.get_fields()
+            bias = kind.get_ebias()
+            wide: bool = mantissa > 52 or (1 << exponent) - bias > 1025 or 1 - bias - mantissa < -1074
+            return wide
+
+
+def is_exact(raw: bytes, kind: h5t.TypeID, stored: StoredType) -> bool:
+    """Whether the numbers in ``raw`` that may exceed double precision do not: converted and back they are the same.
+
+    Raises
+    ------
+    DecodeError
+        As :func:`convert`.
+    """
+    if not exceeds_double(kind, stored):
+        return True
+    match stored:
+        case Subarray():
+            return is_exact(raw, kind.get_super(), stored.base)
+        case Struct():
+            records = np.frombuffer(raw, dtype=numpy_dtype(stored))
+            return all(
+                is_exact(np.ascontiguousarray(records[name]).tobytes(), kind.get_member_type(i), field)
+                for i, (name, _, field) in enumerate(stored.fields)
+            )
+    size = kind.get_size()
+    values = convert(raw, kind, stored)
+    buffer = np.zeros(len(values) * max(size, 8), dtype=np.uint8)
+    buffer[: values.nbytes] = values.view(np.uint8)
+    try:
+        h5t.convert(h5t.py_create(values.dtype), kind, len(values), buffer)
+    except _FAILURES as error:
+        raise DecodeError(f"libhdf5 cannot convert {values.dtype} back: {error}") from error
+    order: Literal["big", "little"] = "big" if kind.get_order() == h5t.ORDER_BE else "little"
+    # The bits around a number, as the last 6 of the 16 bytes of x87, may be anything.
+    mask = (((1 << kind.get_precision()) - 1) << kind.get_offset()).to_bytes(size, order)
+    bits = np.frombuffer(raw, dtype=np.uint8).reshape(-1, size) & np.frombuffer(mask, dtype=np.uint8)
+    back = buffer[: len(raw)].reshape(-1, size) & np.frombuffer(mask, dtype=np.uint8)
+    # There are many bit patterns of "not a number", and no more than one value.
+    same: bool = ((bits == back).all(axis=1) | np.isnan(values)).all().item()
+    return same
 
 
 def library_version() -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from refindex.decode import libhdf5
 from refindex.errors import DecodeError, RefindexError
-from refindex.model.dtype import numpy_dtype, to_served
+from refindex.model.dtype import is_foreign, numpy_dtype, readable, to_served
 from refindex.model.encoding import BLOSC, BZIP2, DEFLATE, FLETCHER32, SHUFFLE, ZSTD, Encoding, Filter
 
 _BUILT_IN = {DEFLATE, SHUFFLE, FLETCHER32, BZIP2, ZSTD, BLOSC}
@@ -53,6 +53,9 @@ def decode(data: bytes, encoding: Encoding, served: np.dtype[Any]) -> Values:
             f"chunk decodes to {len(data)} bytes, expected {encoding.nbytes} "
             f"({encoding.shape} of {numpy_dtype(encoding.type)})"
         )
+    if is_foreign(encoding.type):
+        values = libhdf5.convert(data, libhdf5.read_type(encoding.hdf5_type), encoding.type)
+        return to_served(values.reshape(encoding.shape), readable(encoding.type), served)
     stored = numpy_dtype(encoding.type)
     base = stored.base if stored.subdtype else stored
     return to_served(np.frombuffer(data, dtype=base).reshape(encoding.shape), encoding.type, served)

@@ -18,13 +18,21 @@ import numpy as np
 from refindex.errors import FormatError, UnsupportedError
 
 type Padding = Literal["nullpad", "nullterm", "spacepad"]
-type StoredType = Leaf | Text | Struct | Subarray
+type StoredType = Leaf | Foreign | Text | Struct | Subarray
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """A number, boolean, date or opaque value: a numpy dtype with its byte order, as ``"<f4"``."""
 
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A number in ``size`` bytes that only libhdf5 reads; served as numpy ``dtype``."""
+
+    size: int
     dtype: str
 
 
@@ -57,6 +65,8 @@ def type_to_json(stored: StoredType) -> Any:
     match stored:
         case Leaf():
             return stored.dtype
+        case Foreign():
+            return {"foreign": stored.size, "dtype": stored.dtype}
         case Text():
             return {"text": stored.size, "padding": stored.padding}
         case Struct():
@@ -81,6 +91,11 @@ def type_from_json(value: Any, *, depth: int = 0) -> StoredType:
             if np.dtype(value).hasobject:
                 raise FormatError(f"stored type: {value!r} is not a type of fixed size")
             return Leaf(value)
+        if "foreign" in value:
+            dtype = np.dtype(str(value["dtype"]))
+            if dtype.kind not in "iuf" or dtype.itemsize not in (1, 2, 4, 8) or int(value["foreign"]) < 1:
+                raise FormatError(f"stored type: a foreign number cannot become {value!r}")
+            return Foreign(int(value["foreign"]), str(value["dtype"]))
         if "text" in value:
             if value["padding"] not in ("nullpad", "nullterm", "spacepad"):
                 raise FormatError(f"stored type: unknown string padding {value['padding']!r}")
@@ -100,6 +115,8 @@ def numpy_dtype(stored: StoredType) -> np.dtype[Any]:
     match stored:
         case Leaf():
             return np.dtype(stored.dtype)
+        case Foreign():
+            return np.dtype(f"V{stored.size}")
         case Text():
             return np.dtype(f"S{stored.size}")
         case Struct():
@@ -124,7 +141,7 @@ def served_dtype(stored: StoredType) -> np.dtype[Any]:
     Arrays inside compounds are compounds of their elements.
     """
     match stored:
-        case Leaf():
+        case Leaf() | Foreign():
             return np.dtype(stored.dtype)
         case Text():
             return np.dtype(f"S{stored.size}")
@@ -154,7 +171,7 @@ def _field_dtype(stored: StoredType) -> np.dtype[Any]:
 
 def _byte_orders(stored: StoredType) -> set[str]:
     match stored:
-        case Leaf():
+        case Leaf() | Foreign():
             order = np.dtype(stored.dtype).str[0]
             return set() if order == "|" else {order}
         case Struct():
@@ -179,8 +196,39 @@ def needs_text_clean(stored: StoredType) -> bool:
             return any(needs_text_clean(t) for _, _, t in stored.fields)
         case Subarray():
             return needs_text_clean(stored.base)
-        case Leaf():
+        case Leaf() | Foreign():
             return False
+
+
+def is_foreign(stored: StoredType) -> bool:
+    """Whether a type is, or has in it, a number that only libhdf5 reads."""
+    match stored:
+        case Foreign():
+            return True
+        case Struct():
+            return any(is_foreign(t) for _, _, t in stored.fields)
+        case Subarray():
+            return is_foreign(stored.base)
+        case _:
+            return False
+
+
+def readable(stored: StoredType) -> StoredType:
+    """The type of the elements once libhdf5 has converted the foreign numbers in them; its compounds are packed."""
+    match stored:
+        case Foreign():
+            return Leaf(stored.dtype)
+        case Subarray():
+            return Subarray(stored.dims, readable(stored.base))
+        case Struct() if is_foreign(stored):
+            fields: list[tuple[str, int, StoredType]] = []
+            at = 0
+            for name, _, field in stored.fields:
+                fields.append((name, at, readable(field)))
+                at += numpy_dtype(fields[-1][2]).itemsize
+            return Struct(tuple(fields), at)
+        case _:
+            return stored
 
 
 def same_bytes(stored: StoredType, served: np.dtype[Any]) -> bool:
@@ -188,16 +236,23 @@ def same_bytes(stored: StoredType, served: np.dtype[Any]) -> bool:
     flat = stored
     while isinstance(flat, Subarray):
         flat = flat.base
-    return numpy_dtype(flat) == served and not needs_text_clean(flat)
+    return not is_foreign(flat) and numpy_dtype(flat) == served and not needs_text_clean(flat)
 
 
 def to_served(values: np.ndarray[Any, Any], stored: StoredType, served: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """Convert values of ``numpy_dtype(stored)`` to ``served``, without loss.
 
     A top-level array type has already become trailing dimensions of ``values``.
+
+    Raises
+    ------
+    FormatError
+        For what libhdf5 must convert first, to the type that :func:`readable` gives.
     """
     while isinstance(stored, Subarray):
         stored = stored.base
+    if isinstance(stored, Foreign):
+        raise FormatError(f"a number in {stored.size} bytes that only libhdf5 reads cannot become {served} here")
     if isinstance(stored, Struct):
         if served.names is None:
             raise FormatError(f"stored compound cannot become {served}")

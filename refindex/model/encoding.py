@@ -71,16 +71,15 @@ class Encoding:
         Shape of the stored chunk in elements of the *array* (trailing dimensions of an array type included).
     filters:
         The filters applied to this chunk, in the order in which they were applied when it was written.
-    hdf5_type, hdf5_fill:
-        For filters that only libhdf5 decodes: the encoded HDF5 datatype (H5Tencode) and the fill
-        value that the filter's own set-up depends on. Empty otherwise.
+    hdf5_type:
+        For elements that only libhdf5 reads (:class:`~refindex.model.dtype.Foreign`): the HDF5 datatype as H5Tencode
+        gives it. Empty otherwise.
     """
 
     type: StoredType
     shape: tuple[int, ...]
     filters: tuple[Filter, ...] = ()
     hdf5_type: bytes = b""
-    hdf5_fill: bytes = b""
 
     @property
     def nbytes(self) -> int:
@@ -97,8 +96,6 @@ class Encoding:
         }
         if self.hdf5_type:
             document["hdf5_type"] = base64.b64encode(self.hdf5_type).decode()
-        if self.hdf5_fill:
-            document["hdf5_fill"] = base64.b64encode(self.hdf5_fill).decode()
         return document
 
     @classmethod
@@ -118,7 +115,6 @@ class Encoding:
                     Filter(id=int(f["id"]), values=tuple(int(v) for v in f["values"])) for f in document["filters"]
                 ),
                 hdf5_type=base64.b64decode(document.get("hdf5_type", ""), validate=True),
-                hdf5_fill=base64.b64decode(document.get("hdf5_fill", ""), validate=True),
             )
         except FormatError:
             raise

@@ -20,9 +20,11 @@ from refindex.access.files import StorageOptions, reading
 from refindex.errors import FormatError, NotFoundError, RefindexError
 from refindex.model.manifest import Manifest, ReportEntry, Status, unite
 from refindex.scan.registry import scan_source
+from refindex.scan.zarr import MARKERS, is_store, stores_among
 
-SUFFIXES = (".nc", ".nc4", ".h5", ".hdf5", ".hdf", ".he5", ".h5netcdf", ".cdf", ".netcdf")
-"""Names of the files that a folder is searched for; a file named outright may be called anything."""
+SUFFIXES = (".nc", ".nc4", ".h5", ".hdf5", ".hdf", ".he5", ".h5netcdf", ".cdf", ".netcdf", ".zarr.zip")
+"""Names of the files that a folder is searched for, beside Zarr stores, which are folders; a file named outright may be
+called anything."""
 
 _PATIENCE = 4.0
 """Seconds of scanning left from which on it pays to start other processes, which takes about one."""
@@ -61,9 +63,12 @@ def expand(sources: Iterable[str | os.PathLike[str]], storage_options: StorageOp
 
 def _expand_one(url: str, options: StorageOptions) -> Iterator[str]:
     path = urls.local_path(url)
+    names: list[str]
     if urls.is_local(url):
-        if path.is_dir():
-            names: list[str] = sorted(_files_below(path))
+        if is_store(url):
+            names = [str(path)]
+        elif path.is_dir():
+            names = sorted(_files_below(path))
             if not names:
                 raise NotFoundError(f"{path}: no file named {', '.join('*' + s for s in SUFFIXES)} in this folder")
         elif glob.has_magic(str(path)) and not path.exists():
@@ -74,25 +79,35 @@ def _expand_one(url: str, options: StorageOptions) -> Iterator[str]:
             names = [str(path)]
         yield from (urls.absolute(name) for name in names)
         return
-    head = url.partition("::")[0]
-    if not (glob.has_magic(head.partition("?")[0]) or head.endswith("/")):
+    head, chained, rest = url.partition("::")
+    if not (glob.has_magic(head.partition("?")[0]) or head.endswith("/")) or (
+        head.endswith("/") and is_store(url, options)
+    ):
         yield url
         return
     with reading(url, "listing"):
         fs, root = fsspec.core.url_to_fs(url, **(options or {}))
-        if head.endswith("/"):
-            names = sorted(name for name in fs.find(root) if name.lower().endswith(SUFFIXES))
-        else:
-            names = sorted(fs.glob(root))
+        names = _sources_among(fs.find(root)) if head.endswith("/") else sorted(fs.glob(root))
     if not names:
         raise NotFoundError(f"{url}: no file matches")
-    yield from (str(fs.unstrip_protocol(name)) for name in names)
+    yield from (f"{fs.unstrip_protocol(name)}{chained}{rest}" for name in names)
 
 
 def _files_below(folder: Path) -> Iterator[str]:
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.endswith((".refindex", ".zarr")) and not f.startswith("."))
+        if not MARKERS.isdisjoint(files):
+            folders.clear()
+            yield parent
+            continue
+        folders[:] = sorted(f for f in folders if not f.endswith(".refindex") and not f.startswith("."))
         yield from (os.path.join(parent, f) for f in files if f.lower().endswith(SUFFIXES))  # noqa: PTH118
+
+
+def _sources_among(names: list[str]) -> list[str]:
+    """Of all files below a remote folder, those that are sources, and the folders that are Zarr stores."""
+    stores = stores_among(names)
+    inside = tuple(f"{store}/" for store in stores)
+    return sorted([*stores, *(n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(inside))])
 
 
 def group_names(sources: Sequence[str]) -> list[str]:

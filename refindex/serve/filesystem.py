@@ -24,7 +24,7 @@ class RefindexFileSystem(AsyncFileSystem):  # type: ignore[misc]
     Parameters
     ----------
     fo:
-        Path or URL of a manifest, or of an HDF5 / NetCDF-4 file, which is scanned on the spot.
+        Path or URL of a manifest, or of an HDF5 / NetCDF file, which is scanned on the spot.
     target_protocol, target_options:
         Protocol and options with which fsspec opens ``fo``; chained URLs fill them in.
     remote_options:

@@ -69,10 +69,12 @@ class Opening:
             return MemoryReader(self.manifest, url="")
         if is_archive(self.url, self.storage_options):
             return open_reader(self.url, version=self.version, storage_options=self.storage_options)
-        if urls.is_local(self.url) and urls.local_path(self.url).is_dir():
-            raise NotFoundError(f"{self}: a folder, but not a refindex archive: it has no _delta_log")
         if not is_source(self.url, self.storage_options):
-            raise NotFoundError(f"{self}: neither a refindex archive nor an HDF5 or NetCDF file")
+            if urls.is_local(self.url) and urls.local_path(self.url).is_dir():
+                raise NotFoundError(
+                    f"{self}: a folder, but neither a refindex archive (it has no _delta_log) nor a Zarr store"
+                )
+            raise NotFoundError(f"{self}: neither a refindex archive nor an HDF5, NetCDF or Zarr source")
         return MemoryReader(scan_source(self.url, storage_options=self.storage_options))
 
 

@@ -1,4 +1,4 @@
-"""The xarray engine ``refindex``: manifests, and HDF5 / NetCDF-4 files themselves."""
+"""The xarray engine ``refindex``: manifests, and HDF5 / NetCDF files themselves."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class RefindexDataStore(AbstractDataStore):
 
 
 class RefindexBackendEntrypoint(BackendEntrypoint):
-    """Open refindex archives, and HDF5 / NetCDF-4 files through references, as xarray objects."""
+    """Open refindex archives, and HDF5 / NetCDF files through references, as xarray objects."""
 
-    description = "Open refindex archives, and HDF5 / NetCDF-4 files, as Zarr"
+    description = "Open refindex archives, and HDF5 / NetCDF files, as Zarr"
     url = "https://refindex.readthedocs.io"
     supports_groups = True
 

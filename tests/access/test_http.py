@@ -92,7 +92,7 @@ def test_archives_behind_a_server_that_cannot_list(server: Server, weather: Path
         before = len(server.requests)
         assert np.array_equal(archive.group["rain"][...], netcdf4(weather)["rain"].values, equal_nan=True)
         read = [r for r in server.requests[before:] if r[0] == "/w.nc"]
-        assert all(part for path, part in read if part) and len(read) <= 30
+        assert len(read) <= 30
     with refindex.open(f"{server.url}/a.refindex", version=0) as archive:
         assert "t2m" in archive.arrays
     with refindex.open(f"{server.url}/a.sqlite") as archive:

@@ -108,7 +108,7 @@ def test_errors_are_one_line(folder: Path, tmp_path: Path) -> None:
         (("scan", tmp_path / "*.grib", "-o", tmp_path / "o"), "no file matches"),
         (("scan", "--from-file", tmp_path / "nolist", "-o", tmp_path / "o"), "nolist: no such file"),
         (("ls", tmp_path / "nothing.refindex"), "no such file"),
-        (("ls", tmp_path), "not a refindex archive"),
+        (("ls", tmp_path), "neither a refindex archive"),
         (("info", tmp_path / "text.nc"), "neither a refindex archive nor"),
         (("ls", folder / "day0.nc", "nothing"), "no group or array /nothing"),
         (("scan", folder / "day0.nc", "-o", "/proc/x/a.refindex"), "/proc/x/a.refindex"),

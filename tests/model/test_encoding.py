@@ -132,7 +132,7 @@ FILTER = st.builds(Filter, id=st.integers(0, 65535), values=st.lists(st.integers
 
 @given(filters=st.lists(FILTER, max_size=4), raw=st.binary(max_size=20))
 def test_json_round_trip(filters: list[Filter], raw: bytes) -> None:
-    encoding = Encoding(type=Leaf("<f4"), shape=(3, 4), filters=tuple(filters), hdf5_type=raw, hdf5_fill=raw)
+    encoding = Encoding(type=Leaf("<f4"), shape=(3, 4), filters=tuple(filters), hdf5_type=raw)
     assert Encoding.from_json(encoding.to_json()) == encoding
 
 
@@ -156,3 +156,20 @@ def test_what_is_no_encoding(document: object) -> None:
 def test_what_stock_zarr_would_refuse_is_not_native(filters: list[tuple[int, tuple[int, ...]]], nbytes: int) -> None:
     encoding = Encoding(type=Leaf("|u1"), shape=(nbytes,), filters=tuple(Filter(id=i, values=v) for i, v in filters))
     assert native_codecs(encoding, np.dtype("u1")) is None
+
+
+STORED_VALUES = {
+    "zfp": dict(hdf5plugin.Zfp(reversible=True)),
+    "szip": {"compression": "szip"},
+    "scaleoffset": {"scaleoffset": 0},
+    "bitshuffle-lz4": dict(hdf5plugin.Bitshuffle(cname="lz4")),
+}
+
+
+@pytest.mark.parametrize("name", STORED_VALUES)
+def test_the_stored_client_data_values_are_enough(tmp_path: Path, name: str) -> None:
+    """Neither the HDF5 datatype nor the fill value is needed, also after a trip through JSON."""
+    values, encoding, data = one_chunk(tmp_path, STORED_VALUES[name], "<i4")
+    bare = Encoding(type=encoding.type, shape=encoding.shape, filters=encoding.filters)
+    assert len(bare.filters[0].values) >= 4
+    assert np.array_equal(decode(data, Encoding.from_json(bare.to_json()), np.dtype("<i4")), values)

@@ -171,7 +171,7 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "other.sqlite") as db:
         db.execute("CREATE TABLE t (x)")
     db.close()
-    with pytest.raises(refindex.NotFoundError, match="not a refindex archive"):
+    with pytest.raises(refindex.NotFoundError, match="neither a refindex archive"):
         refindex.open(tmp_path / "folder")
     with pytest.raises(refindex.NotFoundError, match="no such file"):
         refindex.open(tmp_path / "nothing.refindex")

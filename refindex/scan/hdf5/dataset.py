@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from h5py import h5d, h5f, h5p, h5s
+from h5py import h5d, h5f, h5p, h5s, h5t, h5z
 
 from refindex.decode import libhdf5
 from refindex.decode.pipeline import decode, is_built_in
@@ -19,33 +19,21 @@ from refindex.model.dtype import (
     Subarray,
     data_type_json,
     fill_value_json,
+    is_foreign,
     numpy_dtype,
+    readable,
     same_bytes,
     served_dtype,
     to_served,
 )
-from refindex.model.encoding import (
-    BITSHUFFLE,
-    BLOSC,
-    DEFLATE,
-    FLETCHER32,
-    LZF,
-    NBIT,
-    SCALEOFFSET,
-    SHUFFLE,
-    SZIP,
-    Encoding,
-    Filter,
-    bytes_codec,
-    native_codecs,
-)
+from refindex.model.encoding import Encoding, Filter, bytes_codec, native_codecs
 from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Array, Status
 from refindex.model.zarr_v3 import array_document, dumps
 from refindex.scan.cf import Attributes, document_attributes
 from refindex.scan.contiguous import split_contiguous
 from refindex.scan.hdf5.chunks import StoredChunks
-from refindex.scan.hdf5.filters import applied, read_pipeline
+from refindex.scan.hdf5.filters import applied, header_messages, read_pipeline
 from refindex.scan.hdf5.index import FileIndex
 from refindex.scan.hdf5.objects import inline_objects
 from refindex.scan.hdf5.types import Kind, read_kind
@@ -57,7 +45,8 @@ INLINE_NBYTES = 1024
 COORDINATE_NBYTES = 16 << 20
 """Coordinates up to this many bytes are kept in the manifest, so that opening an archive reads no source."""
 
-_LIBHDF5_FILTERS = {DEFLATE, SHUFFLE, FLETCHER32, SZIP, NBIT, SCALEOFFSET, LZF, BLOSC, 32004, BITSHUFFLE, 32026}
+EXACT_NBYTES = 16 << 20
+"""Numbers wider than double precision are looked at in blocks of about this many bytes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -200,6 +189,7 @@ def _plan(dataset: h5d.DatasetID, kind: Kind, stored: StoredType) -> _Plan:
         dims = dims if base is stored else (*dims, *base.dims)
         base = base.base
     served = served_dtype(stored)
+    _check_exact(dataset, stored)
     return _Plan(
         kind=kind,
         stored=stored,
@@ -209,6 +199,45 @@ def _plan(dataset: h5d.DatasetID, kind: Kind, stored: StoredType) -> _Plan:
         fill=_fill_value(dataset, creation, stored, base, served),
         creation=creation,
     )
+
+
+def _check_exact(dataset: h5d.DatasetID, stored: StoredType) -> None:
+    """Refuse numbers that libhdf5 would round to double precision, the widest that Zarr v3 has.
+
+    They are rare, and most are doubles that were written as ``long double``: all values are looked at.
+    """
+    kind = dataset.get_type()
+    if not libhdf5.exceeds_double(kind, stored):
+        return
+    shape = tuple(dataset.shape)
+    # The first dimension of which one step is small enough is cut into blocks; those before it, into single steps.
+    axis = 0
+    while axis < len(shape) - 1 and math.prod(shape[axis + 1 :]) * kind.get_size() > EXACT_NBYTES:
+        axis += 1
+    step = max(1, EXACT_NBYTES // max(1, math.prod(shape[axis + 1 :]) * kind.get_size()))
+    for before in np.ndindex(shape[:axis]):
+        for start in range(0, shape[axis], step) if shape else (0,):
+            count = (*(1 for _ in before), min(step, shape[axis] - start), *shape[axis + 1 :]) if shape else ()
+            raw = np.empty(count, dtype=f"V{kind.get_size()}")
+            space = dataset.get_space()
+            if shape and raw.size:
+                space.select_hyperslab((*before, start, *(0 for _ in shape[axis + 1 :])), count)
+            dataset.read(h5s.create_simple(count) if shape else h5s.ALL, space, raw, kind)
+            if not libhdf5.is_exact(raw.tobytes(), kind, stored):
+                raise UnsupportedError(
+                    "floating-point numbers wider than double precision, of which some are not exact in it: "
+                    "Zarr v3 has no wider type"
+                )
+
+
+def _values(
+    raw: bytes, kind: h5t.TypeID, stored: StoredType, served: np.dtype[Any], shape: tuple[int, ...]
+) -> np.ndarray[Any, Any]:
+    """Elements as libhdf5 reads them in their own type ``kind`` -> values as served."""
+    if is_foreign(stored):
+        return to_served(libhdf5.convert(raw, kind, stored).reshape(shape), readable(stored), served)
+    dtype = numpy_dtype(stored)
+    return to_served(np.frombuffer(raw, dtype=dtype.base).reshape(shape), stored, served)
 
 
 def _fill_value(
@@ -221,11 +250,15 @@ def _fill_value(
     """What libhdf5 returns for elements that were never written; zero where nothing is defined."""
     if creation.fill_value_defined() != h5d.FILL_VALUE_USER_DEFINED:
         return np.zeros((), dtype=served)
-    if isinstance(stored, Subarray):
-        flat = np.frombuffer(_fill_bytes(dataset, creation), dtype=numpy_dtype(base))
+    if isinstance(stored, Subarray) or is_foreign(stored):
+        raw = _fill_bytes(dataset, creation)
+        if not libhdf5.is_exact(raw, dataset.get_type(), stored):
+            raise UnsupportedError("the fill value is not exact in double precision: Zarr v3 has no wider type")
+        count = len(raw) // numpy_dtype(base).itemsize
+        flat = _values(raw, dataset.get_type(), stored, served, (count,))
         if any(element.tobytes() != flat[0].tobytes() for element in flat):
             raise UnsupportedError("the fill value of an array type differs between its elements")
-        return to_served(flat[:1], base, served)[0]
+        return flat[0]
     value = np.zeros((), dtype=dataset.dtype)
     creation.get_fill_value(value)
     if served.names is None:
@@ -236,13 +269,13 @@ def _fill_value(
 
 
 def _fill_bytes(dataset: h5d.DatasetID, creation: h5p.PropDCID) -> bytes:
-    """The fill value of an array type, as stored.
+    """The fill value of an array type, or of one that numpy does not know, as stored.
 
-    h5py asks for fill values by numpy dtype, and numpy has no scalar of an array type: an empty
+    h5py asks for fill values by numpy dtype, and numpy has no scalar of such a type: an empty
     dataset of the same type and fill value, in memory, is read in its own type instead.
     """
     if creation.get_external_count():
-        raise UnsupportedError("the fill value of an array type in external files is not served yet")
+        raise UnsupportedError("the fill value of such a type in external files is not served yet")
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fapl_core(1 << 16, False)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
@@ -251,8 +284,7 @@ def _fill_bytes(dataset: h5d.DatasetID, creation: h5p.PropDCID) -> bytes:
         kind = dataset.get_type()
         kind = kind.copy() if kind.committed() else kind
         plain = creation.copy()
-        for _ in range(plain.get_nfilters()):
-            plain.remove_filter(plain.get_filter(0)[0])
+        plain.remove_filter(h5z.FILTER_ALL)
         plain.set_layout(h5d.CONTIGUOUS)
         made = h5d.create(file, b"d", kind, h5s.create_simple((1,)), plain)
         out = np.zeros((1,), dtype=f"V{kind.get_size()}")
@@ -263,19 +295,23 @@ def _fill_bytes(dataset: h5d.DatasetID, creation: h5p.PropDCID) -> bytes:
 
 
 def _store(found: Found, plan: _Plan, index: FileIndex, *, is_coordinate: bool) -> _Stored:
+    # These two compile the datasets that a virtual one is made of, and so import this module.
+    from refindex.scan.hdf5.external import store_external
+    from refindex.scan.hdf5.virtual import store_virtual
+
     dataset = found.id
     layout = plan.creation.get_layout()
-    external = plan.creation.get_external_count() > 0
     small = plan.nbytes <= (COORDINATE_NBYTES if is_coordinate else INLINE_NBYTES)
+    # First of all, whatever the size: libhdf5 reads some of what is missing as fill values.
+    if layout == getattr(h5d, "VIRTUAL", 3):
+        return store_virtual(dataset, plan, index, small=small)
+    if plan.creation.get_external_count() > 0:
+        return store_external(dataset, plan, index, small=small)
     if 0 in plan.shape:
         grid = ChunkGrid.regular(plan.shape, tuple(max(1, n) for n in plan.shape))
         return _Stored(grid=grid, codecs=[bytes_codec(plan.served)], chunks=ChunkTable.empty(), status=Status.INLINED)
     if small or layout == h5d.COMPACT:
         return _inline(dataset, plan)
-    if layout == getattr(h5d, "VIRTUAL", 3):
-        raise UnsupportedError(f"a virtual dataset of {plan.nbytes} bytes is not served yet")
-    if external:
-        raise UnsupportedError(f"a dataset of {plan.nbytes} bytes in external files is not served yet")
     if layout == h5d.CONTIGUOUS:
         return _contiguous(dataset, plan, index)
     if layout == h5d.CHUNKED:
@@ -285,11 +321,10 @@ def _store(found: Found, plan: _Plan, index: FileIndex, *, is_coordinate: bool) 
 
 def _inline(dataset: h5d.DatasetID, plan: _Plan) -> _Stored:
     """The values themselves, as libhdf5 reads them, in one chunk."""
-    raw = np.empty(dataset.shape, dtype=f"V{dataset.get_type().get_size()}")
-    dataset.read(h5s.ALL, h5s.ALL, raw, dataset.get_type())
-    stored = numpy_dtype(plan.stored)
-    base = stored.base if stored.subdtype else stored
-    values = to_served(np.frombuffer(raw.tobytes(), dtype=base).reshape(plan.shape), plan.stored, plan.served)
+    kind = dataset.get_type()
+    raw = np.empty(dataset.shape, dtype=f"V{kind.get_size()}")
+    dataset.read(h5s.ALL, h5s.ALL, raw, kind)
+    values = _values(raw.tobytes(), kind, plan.stored, plan.served, plan.shape)
     return _Stored(
         grid=ChunkGrid.regular(plan.shape, plan.shape),
         codecs=[bytes_codec(plan.served)],
@@ -308,9 +343,9 @@ def _contiguous(dataset: h5d.DatasetID, plan: _Plan, index: FileIndex) -> _Store
     if offset is None or dataset.get_storage_size() == 0:
         return _Stored(grid=grid, codecs=codecs, chunks=ChunkTable.empty(), reason="nothing is written")
     index.check_range(cut.offset, cut.length)
-    encodings = [Encoding(type=plan.stored, shape=cut.chunk_shape)]
+    encodings = [_encoding(dataset, plan, cut.chunk_shape, ())]
     if cut.short.any():
-        encodings.append(Encoding(type=plan.stored, shape=cut.edge_shape))
+        encodings.append(_encoding(dataset, plan, cut.edge_shape, ()))
     reasons = []
     if not same_bytes(plan.stored, plan.served):
         reasons.append(_type_reason(plan))
@@ -333,13 +368,15 @@ def _contiguous(dataset: h5d.DatasetID, plan: _Plan, index: FileIndex) -> _Store
 
 
 def _type_reason(plan: _Plan) -> str:
+    if is_foreign(plan.stored):
+        return f"elements are numbers that numpy does not know: converted by libhdf5, served as {plan.served}"
     return f"elements are stored as {numpy_dtype(plan.stored)} and served as {plan.served}"
 
 
 def _chunked(found: Found, plan: _Plan, index: FileIndex) -> _Stored:
     chunk_shape = (*plan.creation.get_chunk(), *plan.type_dims)
     grid = ChunkGrid.regular(plan.shape, chunk_shape)
-    pipeline = read_pipeline(plan.creation)
+    pipeline = read_pipeline(plan.creation, lambda: header_messages(found, index))
     stored = index.chunks(found, pipeline=pipeline)
     # An array type adds dimensions behind the dataset's; each chunk holds them whole.
     scaled = stored.scaled
@@ -387,19 +424,12 @@ def _chunked(found: Found, plan: _Plan, index: FileIndex) -> _Stored:
 
 
 def _encoding(dataset: h5d.DatasetID, plan: _Plan, shape: tuple[int, ...], filters: tuple[Filter, ...]) -> Encoding:
-    if all(is_built_in(f) for f in filters):
-        return Encoding(type=plan.stored, shape=shape, filters=filters)
-    fill = b""
-    if any(f.id == SCALEOFFSET for f in filters) and plan.creation.fill_value_defined() != h5d.FILL_VALUE_UNDEFINED:
-        fill = np.asarray(plan.fill, dtype=plan.served).tobytes()
-    kind = dataset.get_type()
-    return Encoding(
-        type=plan.stored,
-        shape=shape,
-        filters=filters,
-        hdf5_type=(kind.copy() if kind.committed() else kind).encode(),
-        hdf5_fill=fill,
-    )
+    # Filters need nothing but their values; only the conversion of numbers by libhdf5 needs the HDF5 datatype.
+    encoded = b""
+    if is_foreign(plan.stored):
+        kind = dataset.get_type()
+        encoded = (kind.copy() if kind.committed() else kind).encode()
+    return Encoding(type=plan.stored, shape=shape, filters=filters, hdf5_type=encoded)
 
 
 def _check_decodable(
@@ -419,8 +449,8 @@ def _check_decodable(
         if not special:
             continue
         for f in special:
-            if f.id not in _LIBHDF5_FILTERS or not libhdf5.available(f.id):
-                raise UnsupportedError(f"{f.name} (HDF5 filter {f.id}) is not served yet")
+            if not libhdf5.available(f.id):
+                raise UnsupportedError(f"{f.name} (HDF5 filter {f.id}) is not available to libhdf5 here")
         row = int(np.argmax(rows == number)) if len(rows) else None
         if row is None:
             continue
@@ -435,17 +465,12 @@ def _check_decodable(
             slice(0, min(step, extent - start))
             for step, extent, start in zip(encoding.shape, dataset.shape, first, strict=False)
         )
-        theirs = np.empty(tuple(s.stop for s in inside), dtype=f"V{dataset.get_type().get_size()}")
+        kind = dataset.get_type()
+        theirs = np.empty(tuple(s.stop for s in inside), dtype=f"V{kind.get_size()}")
         space = dataset.get_space()
         space.select_hyperslab(first, theirs.shape)
-        dataset.read(h5s.create_simple(theirs.shape), space, theirs, dataset.get_type())
-        dtype = numpy_dtype(plan.stored)
-        base = dtype.base if dtype.subdtype else dtype
-        expected = to_served(
-            np.frombuffer(theirs.tobytes(), dtype=base).reshape(*theirs.shape, *plan.type_dims),
-            plan.stored,
-            plan.served,
-        )
+        dataset.read(h5s.create_simple(theirs.shape), space, theirs, kind)
+        expected = _values(theirs.tobytes(), kind, plan.stored, plan.served, (*theirs.shape, *plan.type_dims))
         if ours[inside].tobytes() != expected.tobytes():
             names = " + ".join(f.name for f in special)
             raise UnsupportedError(f"{names}: a chunk decoded outside its file differs from libhdf5's values")

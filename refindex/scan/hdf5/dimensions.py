@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5s
+from h5py import h5a, h5d, h5ds, h5i, h5s
 
 from refindex.scan.hdf5.walk import Found, object_address
 
@@ -121,7 +121,15 @@ def _axes(found: Found, result: Dimensions, by_dimid: dict[int, Scale]) -> tuple
         attached: list[int] = []
 
         def visit(scale_id: h5d.DatasetID, into: list[int] = attached) -> int:
-            into.append(object_address(scale_id)[1])
+            address = object_address(scale_id)[1]
+            into.append(address)
+            if found.origin.linked and address not in result.scales:
+                # An external link can lead to a variable without its dimensions: their names are known all the same.
+                path = (h5i.get_name(scale_id) or b"").decode(errors="replace").strip("/")
+                if path:
+                    scale = Found(path=path, address=address, id=scale_id, origin=found.origin)
+                    result.scales[address] = _read_scale(scale)
+                    result.lengths[address] = result.scales[address].shape[0] if result.scales[address].shape else 0
             return 1  # the first scale names the dimension; the others are ordinary coordinates
 
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import resource
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 import fsspec
@@ -21,7 +23,10 @@ from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Source
 from refindex.scan.hdf5.chunk_index import read_chunks
 from refindex.scan.hdf5.chunks import StoredChunks, iterate_chunks, one_unlimited_behind_first
+from refindex.scan.hdf5.family import read_family
 from refindex.scan.hdf5.object_header import read_layout
+from refindex.scan.hdf5.opening import opened
+from refindex.scan.hdf5.other_files import file_key
 from refindex.scan.hdf5.superblock import Superblock, read_superblock
 from refindex.scan.hdf5.walk import Found
 
@@ -29,28 +34,50 @@ CROSSOVER = 100
 """Chunk grids up to this size are read faster by ``H5Dchunk_iter`` than directly (measured: both take 0.1 ms)."""
 
 
-class FileIndex:
-    """Where the chunks of the datasets of one file are.
+_SPARE = 192
+"""Open files that are left to everything else, by the process's limit."""
 
-    ``gatherer`` is None where the file cannot be read directly; then libhdf5 reads all chunk tables, and datasets
-    for which it would be wrong are refused.
+_RECENT = 32
+"""Files open at the same time for virtual datasets."""
+
+
+class FileIndex:
+    """One open file: where the chunks of its datasets are, and which other files they lie in.
+
+    Where the file cannot be read directly, libhdf5 reads all chunk tables, and datasets for which it would be wrong
+    are refused. It is opened a second time for that when it is first needed; a scan can have many files open.
     """
 
     def __init__(
         self,
         source: Source,
         *,
-        user_block: int,
-        gatherer: Gatherer | None = None,
-        superblock: Superblock | None = None,
+        file: h5py.File,
+        files: OpenFiles,
+        note: str = "",
         storage_options: StorageOptions = None,
     ) -> None:
+        self.file = file
+        self.files = files
+        self.note = note
+        self.linked = False
+        """Whether the scan came to this file through a link in another."""
+        self.url = source.url
         self.sources = [source]
+        self._numbers = {source.url: 0}
         self.size = source.size
         self.storage_options = storage_options
-        self._user_block = user_block
-        self._gatherer = gatherer
-        self._superblock = superblock
+        self.family = read_family(file.filename) if file.driver == "family" else None
+        if self.family is not None:
+            self.size = self.family.size
+        self._user_block = file.userblock_size
+        self._stack = contextlib.ExitStack()
+        self._direct: tuple[Gatherer, Superblock] | None = None
+
+    def close(self) -> None:
+        """Let go of what was opened to read chunk tables; libhdf5's file belongs to its opener."""
+        self._direct = None
+        self._stack.close()
 
     def chunks(self, found: Found, *, pipeline: tuple[Filter, ...]) -> StoredChunks:
         """The chunks that a dataset has allocated.
@@ -81,13 +108,11 @@ class FileIndex:
             return iterate_chunks(dataset, chunk_shape, user_block=self._user_block)
 
     def _read(self, found: Found, shape: tuple[int, ...], maxima: tuple[int, ...], *, filtered: bool) -> StoredChunks:
-        if self._gatherer is None or self._superblock is None:
-            raise UnsupportedError("the file's superblock cannot be read directly")
-        address = found.address + self._superblock.base_address
-        layout = read_layout(self._gatherer, self._superblock, address)
+        gatherer, superblock = self.direct()
+        layout = read_layout(gatherer, superblock, found.address + superblock.base_address)
         columns = read_chunks(
-            self._gatherer,
-            self._superblock,
+            gatherer,
+            superblock,
             layout,
             shape=shape,
             max_shape=tuple(None if n == h5s.UNLIMITED else n for n in maxima),
@@ -100,6 +125,24 @@ class FileIndex:
             mask=columns.filter_mask.astype(np.int64),
         )
 
+    def direct(self) -> tuple[Gatherer, Superblock]:
+        """What reads the file without libhdf5.
+
+        Raises
+        ------
+        FormatError, UnsupportedError
+            If its superblock cannot be read so.
+        """
+        if self._direct is None and self.family is not None:
+            joined = self.family.gatherer()
+            self._direct = joined, read_superblock(joined, joined=True)
+        if self._direct is None:
+            with contextlib.ExitStack() as stack:
+                gatherer = stack.enter_context(_open_gatherer(self.sources[0], self.storage_options))
+                self._direct = gatherer, read_superblock(gatherer, left_open=bool(self.note))
+                self._stack.push(stack.pop_all())
+        return self._direct
+
     def source_number(self, url: str) -> int:
         """The number of another file that data of this one lies in; the file itself is 0.
 
@@ -108,12 +151,17 @@ class FileIndex:
         NotFoundError
             If it is not there.
         """
-        for number, source in enumerate(self.sources):
-            if source.url == url:
-                return number
+        if url in self._numbers:
+            return self._numbers[url]
         with reading(url, "looking at it"):
-            self.sources.append(open_reader(url, self.storage_options).identity())
-        return len(self.sources) - 1
+            return self.add_source(open_reader(url, self.storage_options).identity())
+
+    def add_source(self, source: Source) -> int:
+        """The number of a file whose identity was taken before it was read."""
+        number = self._numbers.setdefault(source.url, len(self.sources))
+        if number == len(self.sources):
+            self.sources.append(source)
+        return number
 
     def check_range(self, offset: npt.NDArray[np.int64], length: npt.NDArray[np.int64]) -> None:
         """Refuse data that ends beyond the file."""
@@ -121,26 +169,65 @@ class FileIndex:
             raise FormatError(f"data ends at byte {int((offset + length).max())} of a file of {self.size} bytes")
 
 
-@contextlib.contextmanager
-def open_index(file: h5py.File, source: Source, storage_options: StorageOptions) -> Iterator[FileIndex]:
-    """The chunk tables of a file that libhdf5 has open."""
-    with contextlib.ExitStack() as stack:
-        gatherer: Gatherer | None = None
-        superblock: Superblock | None = None
-        with contextlib.suppress(FormatError, UnsupportedError):
-            gatherer = stack.enter_context(_gatherer(source, storage_options))
-            superblock = read_superblock(gatherer)
-        yield FileIndex(
-            source,
-            user_block=file.userblock_size,
-            gatherer=gatherer,
-            superblock=superblock,
-            storage_options=storage_options,
-        )
+class OpenFiles:
+    """The files that one scan reads: the scanned one, and those that it names. Each is opened once."""
+
+    def __init__(self, storage_options: StorageOptions = None) -> None:
+        self._options = storage_options
+        self._stack = contextlib.ExitStack()
+        self._kept: dict[str, FileIndex] = {}
+        self._recent: OrderedDict[str, tuple[contextlib.ExitStack, FileIndex]] = OrderedDict()
+
+    def __enter__(self) -> OpenFiles:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for stack, _ in self._recent.values():
+            stack.close()
+        self._stack.close()
+
+    def keep(self, url: str, source: Source | None = None) -> FileIndex:
+        """A file that stays open until the scan ends, because objects in it are passed on."""
+        key = file_key(url)
+        if key not in self._kept:
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE
+            if len(self._kept) >= most > 0:
+                raise UnsupportedError(
+                    f"{urls.display(url)}: more than {most} linked files; raise the limit on open files (ulimit -n)"
+                )
+            self._kept[key] = self._stack.enter_context(self._open(url, source))
+            self._kept[key].linked = source is None
+        return self._kept[key]
+
+    def use(self, url: str) -> FileIndex:
+        """A file that stays open until a number of others were used: a virtual dataset can name thousands."""
+        key = file_key(url)
+        if key in self._kept:
+            return self._kept[key]
+        if key in self._recent:
+            self._recent.move_to_end(key)
+            return self._recent[key][1]
+        if len(self._recent) >= _RECENT:
+            self._recent.popitem(last=False)[1][0].close()
+        stack = contextlib.ExitStack()
+        index = stack.enter_context(self._open(url, None))
+        self._recent[key] = stack, index
+        return index
+
+    @contextlib.contextmanager
+    def _open(self, url: str, source: Source | None) -> Iterator[FileIndex]:
+        if source is None:  # before it is read: what changes afterwards must be noticed
+            with reading(url, "looking at it"):
+                source = open_reader(url, self._options).identity()
+        with contextlib.ExitStack() as stack:
+            file, note = stack.enter_context(opened(url, self._options))
+            index = FileIndex(source, file=file, files=self, note=note, storage_options=self._options)
+            stack.callback(index.close)
+            yield index
 
 
 @contextlib.contextmanager
-def _gatherer(source: Source, storage_options: StorageOptions) -> Iterator[Gatherer]:
+def _open_gatherer(source: Source, storage_options: StorageOptions) -> Iterator[Gatherer]:
     name = urls.display(source.url)
     if urls.is_local(source.url):
         with (

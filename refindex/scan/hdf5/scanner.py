@@ -6,25 +6,23 @@ served goes into the report with its path and the reason, and never takes the re
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
 
-import fsspec
-import h5py
 from h5py import h5d
 
 from refindex.access import urls
-from refindex.access.files import StorageOptions, reading
+from refindex.access.files import StorageOptions
 from refindex.errors import FormatError, RefindexError, UnsupportedError
 from refindex.model.manifest import Array, Manifest, Node, ReportEntry, ScanReport, Source, Status
 from refindex.model.zarr_v3 import dumps, group_document
 from refindex.scan.cf import Attributes
 from refindex.scan.hdf5 import attributes as attribute_reader
-from refindex.scan.hdf5.dataset import compile_dataset
+from refindex.scan.hdf5.dataset import Compiled, compile_dataset
 from refindex.scan.hdf5.dimensions import Dimensions, read_dimensions, served_name
-from refindex.scan.hdf5.index import FileIndex, open_index
+from refindex.scan.hdf5.family import into_members
+from refindex.scan.hdf5.index import FileIndex, OpenFiles
+from refindex.scan.hdf5.virtual_sources import check_objects
 from refindex.scan.hdf5.walk import Found, walk
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -44,6 +42,8 @@ class _Scan:
     groups: dict[str, Node] = field(default_factory=dict)
     arrays: dict[str, Array] = field(default_factory=dict)
     entries: list[ReportEntry] = field(default_factory=list)
+    compiled: dict[tuple[tuple[str, int], bool], Compiled] = field(default_factory=dict)
+    """Datasets by file and address, and whether as a coordinate: a second path shares the chunk table of the first."""
 
     def report(self, path: str, status: Status, reason: str = "") -> None:
         self.entries.append(ReportEntry(source=self.where, path=f"/{path}", status=status, reason=reason))
@@ -68,29 +68,32 @@ def scan_hdf5(
     SourceError
         If it cannot be read.
     """
-    with _opened(source.url, storage_options) as file, open_index(file, source, storage_options) as index:
+    with OpenFiles(storage_options) as files:
+        index = files.keep(source.url, source)
         scan = _Scan(source=source, where=urls.display(source.url), index=index)
+        if index.note:
+            scan.report("", Status.NOTE, index.note)
         try:
-            return _scan_file(file, scan, variables)
+            return _scan_file(scan, variables)
         except RefindexError:
             raise
         except _LIBRARY_ERRORS as error:
             raise FormatError(f"{urls.display(source.url)}: libhdf5 cannot walk through it: {error}") from error
 
 
-def _scan_file(file: h5py.File, scan: _Scan, variables: Collection[str] | None) -> Manifest:
-    found = walk(file)
+def _scan_file(scan: _Scan, variables: Collection[str] | None) -> Manifest:
+    found = walk(scan.index)
     for path, status, reason in found.passed:
         scan.report(path, status, reason)
     for group in found.groups:
         _add_group(scan, group)
-    dimensions = read_dimensions(found.datasets)
-    for path, note in dimensions.notes:
+    dimensions = _read_dimensions(found.datasets)
+    for path, note in (note for each in dimensions.values() for note in each.notes):
         scan.report(path, Status.NOTE, note)
     wanted = _selected(found.datasets, dimensions, variables)
     names = _consistent_names(wanted, dimensions, scan)
     for dataset in wanted:
-        _add_dataset(scan, dataset, dimensions, names[dataset.path])
+        _add_dataset(scan, dataset, dimensions[dataset.origin.url], names[dataset.path])
     groups = scan.groups
     if variables is not None:
         groups = {p: g for p, g in groups.items() if not p or any(a.startswith(f"{p}/") for a in scan.arrays)}
@@ -102,38 +105,30 @@ def _scan_file(file: h5py.File, scan: _Scan, variables: Collection[str] | None) 
     )
 
 
-@contextlib.contextmanager
-def _opened(url: str, storage_options: StorageOptions) -> Iterator[h5py.File]:
-    """A file open for reading by libhdf5; local ones directly, others through fsspec."""
-    with contextlib.ExitStack() as stack:
-        where: Any
-        if urls.is_local(url):
-            where = urls.local_path(url)
-        else:
-            with reading(url, "opening"):
-                where = stack.enter_context(
-                    fsspec.open(url, "rb", **({"cache_type": "readahead"} | dict(storage_options or {})))
-                )
-        try:
-            file = stack.enter_context(h5py.File(where, "r"))
-        except PermissionError:
-            with reading(url, "opening"):
-                raise
-        except _LIBRARY_ERRORS as error:
-            raise FormatError(f"{urls.display(url)}: libhdf5 cannot open it: {error}") from error
-        yield file
+def _read_dimensions(datasets: list[Found]) -> dict[str, Dimensions]:
+    """The dimensions of every file by its URL: addresses, by which scales are told, mean nothing in another."""
+    by_file: dict[str, list[Found]] = {}
+    for found in datasets:
+        by_file.setdefault(found.origin.url, []).append(found)
+    return {url: read_dimensions(members) for url, members in by_file.items()}
 
 
-def _selected(datasets: list[Found], dimensions: Dimensions, variables: Collection[str] | None) -> list[Found]:
+def _selected(
+    datasets: list[Found], dimensions: dict[str, Dimensions], variables: Collection[str] | None
+) -> list[Found]:
     if variables is None:
         return datasets
     asked = {name.strip("/") for name in variables}
     chosen = {d.path for d in datasets if d.path in asked or served_name(d.name) in asked}
-    axes = {address for path in chosen for address in dimensions.axes.get(path, ())}
-    return [d for d in datasets if d.path in chosen or d.address in axes]
+    axes = {
+        (url, address) for url, each in dimensions.items() for path in chosen for address in each.axes.get(path, ())
+    }
+    return [d for d in datasets if d.path in chosen or d.key in axes]
 
 
-def _consistent_names(datasets: list[Found], dimensions: Dimensions, scan: _Scan) -> dict[str, tuple[str, ...]]:
+def _consistent_names(
+    datasets: list[Found], dimensions: dict[str, Dimensions], scan: _Scan
+) -> dict[str, tuple[str, ...]]:
     """Dimension names with which xarray can open every group.
 
     A name must stand for one length within a group, and occur once in an array; HDF5 demands
@@ -141,11 +136,11 @@ def _consistent_names(datasets: list[Found], dimensions: Dimensions, scan: _Scan
     """
     lengths: dict[tuple[str, str], int] = {}
     # Coordinates decide first what length a name has.
-    order = sorted(datasets, key=lambda d: d.address not in dimensions.scales)
+    order = sorted(datasets, key=lambda d: d.address not in dimensions[d.origin.url].scales)
     result: dict[str, tuple[str, ...]] = {}
     for found in order:
         names: list[str] = []
-        for name, extent in zip(dimensions.names[found.path], found.id.shape or (), strict=True):
+        for name, extent in zip(dimensions[found.origin.url].names[found.path], found.id.shape or (), strict=True):
             chosen, attempt = name, 1
             while chosen in names or lengths.get((found.parent, chosen), extent) != extent:
                 chosen = f"{name}_{extent}" if attempt == 1 and f"{name}_{extent}" not in names else f"{name}_{attempt}"
@@ -186,24 +181,59 @@ def _add_dataset(scan: _Scan, found: Found, dimensions: Dimensions, dims: tuple[
     attributes = _guarded(scan, found.path, lambda: attribute_reader.read(dataset, is_scale=scale is not None))
     if attributes is None:
         return
-    compiled = _guarded(
-        scan,
-        found.path,
-        lambda: compile_dataset(
-            found,
-            index=scan.index,
-            dims=dims,
-            path=path,
-            attributes=attributes,
-            is_coordinate=len(dims) == 1 and dims[0] == path.rpartition("/")[2],
-        ),
-    )
-    if compiled is None:
-        return
-    scan.arrays[path] = compiled.array
+    is_coordinate = len(dims) == 1 and dims[0] == path.rpartition("/")[2]
+    compiled = scan.compiled.get((found.key, is_coordinate))
+    if compiled is not None:
+        array = _at_path(compiled.array, path, dims)
+    else:
+        compiled = _guarded(
+            scan, found.path, lambda: _compile(scan, found, dims, path, attributes, is_coordinate=is_coordinate)
+        )
+        if compiled is None:
+            return
+        scan.compiled[found.key, is_coordinate] = compiled
+        array = compiled.array
+    scan.arrays[path] = array
     scan.report(found.path, compiled.status, compiled.reason)
     for note in compiled.notes:
         scan.report(found.path, Status.NOTE, note)
+
+
+def _compile(
+    scan: _Scan, found: Found, dims: tuple[str, ...], path: str, attributes: Attributes, *, is_coordinate: bool
+) -> Compiled:
+    index = found.origin
+    check_objects(found, index)
+    compiled = compile_dataset(
+        found, index=index, dims=dims, path=path, attributes=attributes, is_coordinate=is_coordinate
+    )
+    if index.family is not None:
+        numbers = [index.add_source(member) for member in index.family.members]
+        compiled.array = into_members(compiled.array, index.family, numbers)
+    if index is not scan.index:
+        # Its chunk table numbers the files of the file that it lies in.
+        numbers = [scan.index.add_source(source) for source in index.sources]
+        array = compiled.array
+        compiled.array = array.moved(path, chunks=array.chunks.with_sources(numbers))
+        compiled.notes.append(f"it lies in {urls.display(index.url)}")
+        if index.note:
+            compiled.notes.append(f"{urls.display(index.url)}: {index.note}")
+    return compiled
+
+
+def _at_path(array: Array, path: str, dims: tuple[str, ...]) -> Array:
+    """An array at a further path of its dataset, with the names that its dimensions have there."""
+    names = [*dims, *array.dims[len(dims) :]]
+    if tuple(names) == array.dims:
+        return array.moved(path)
+    document = {**array.json, "dimension_names": names}
+    return Array(
+        path=path,
+        document=dumps(document),
+        encodings=array.encodings,
+        attribute_types=array.attribute_types,
+        chunks=array.chunks,
+    ).knowing(json=document, grid=array.grid)
 
 
 def _guarded[T](scan: _Scan, path: str, work: Callable[[], T]) -> T | None:
@@ -214,6 +244,8 @@ def _guarded[T](scan: _Scan, path: str, work: Callable[[], T]) -> T | None:
         scan.report(path, Status.UNSERVED, str(error))
     except FormatError as error:
         scan.report(path, Status.UNSERVED, f"damaged: {error}")
+    except RefindexError as error:
+        scan.report(path, Status.UNSERVED, str(error))
     except _LIBRARY_ERRORS as error:
         scan.report(path, Status.UNSERVED, f"libhdf5 cannot read it: {error}")
     return None

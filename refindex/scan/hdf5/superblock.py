@@ -58,15 +58,18 @@ class Superblock:
         return self.version >= 3 and bool(self.consistency_flags & 0b101)
 
 
-def read_superblock(gatherer: Gatherer, *, verify: bool = False) -> Superblock:
+def read_superblock(
+    gatherer: Gatherer, *, verify: bool = False, left_open: bool = False, joined: bool = False
+) -> Superblock:
     """Find and read the superblock of a file.
 
     Raises FormatError if there is none, if it is damaged or the file is truncated, UnsupportedError for
     a file split over several (family and multi drivers) or marked as open for writing: its metadata may
-    be half written. ``verify`` also checks checksums.
+    be half written; with ``left_open`` that is read all the same, with ``joined`` a file whose ``gatherer`` puts
+    its members together. ``verify`` also checks checksums.
     """
-    superblock = drive(_walk(gatherer.name, gatherer.size, verify=verify), gatherer)
-    if superblock.open_for_writing:
+    superblock = drive(_walk(gatherer.name, gatherer.size, verify=verify, joined=joined), gatherer)
+    if superblock.open_for_writing and not left_open:
         raise UnsupportedError(
             f"{gatherer.name}: the superblock marks the file as open for writing (consistency flags "
             f"{superblock.consistency_flags:#x}); close the writer, or run h5clear -s if it crashed"
@@ -74,20 +77,20 @@ def read_superblock(gatherer: Gatherer, *, verify: bool = False) -> Superblock:
     return superblock
 
 
-def _walk(name: str, size: int, *, verify: bool) -> Walk[Superblock]:
+def _walk(name: str, size: int, *, verify: bool, joined: bool) -> Walk[Superblock]:
     start = 0
     while start + len(SIGNATURE) < size:
         (block,) = yield (Ranges.one(start, min(_LONGEST, size - start)),)
         data = block.tobytes()
         if data.startswith(SIGNATURE):
-            return (yield from _superblock(data, start, name, size, verify=verify))
+            return (yield from _superblock(data, start, name, size, verify=verify, joined=joined))
         start = max(512, start * 2)
     raise FormatError(
         f"{name}: no HDF5 signature {SIGNATURE!r} at offset 0, 512, 1024 and so on, doubling, in {size} bytes"
     )
 
 
-def _superblock(data: bytes, start: int, name: str, size: int, *, verify: bool) -> Walk[Superblock]:
+def _superblock(data: bytes, start: int, name: str, size: int, *, verify: bool, joined: bool) -> Walk[Superblock]:
     space = AddressSpace(name=name, file_size=size, base=0, offset_size=8, length_size=8)
     cursor = Cursor(data, space=space, address=start, what="superblock")
     cursor.expect(SIGNATURE, "signature")
@@ -95,7 +98,7 @@ def _superblock(data: bytes, start: int, name: str, size: int, *, verify: bool) 
     if version > 3:
         raise UnsupportedError(f"{name}: superblock version {version} at address {start}; versions 0 to 3 are read")
     if version < 2:
-        return _old(cursor, version)
+        return _old(cursor, version, joined=joined)
     offset_size, length_size = _field_sizes(cursor)
     flags = cursor.uint(1)
     space, moved = _space(cursor, offset_size, length_size)
@@ -108,7 +111,7 @@ def _superblock(data: bytes, start: int, name: str, size: int, *, verify: bool) 
     if extension is not None:
         messages = yield from header_walk(space, extension, verify=verify)
         for message in messages:
-            if message.kind == _DRIVER_MESSAGE:
+            if message.kind == _DRIVER_MESSAGE and not joined:
                 raise _split_file(cursor)
             if message.kind == _BTREE_K_MESSAGE:
                 # Section IV.A.2.t "B-tree 'K' Values Message".
@@ -118,7 +121,7 @@ def _superblock(data: bytes, start: int, name: str, size: int, *, verify: bool) 
     return _finish(cursor, version=version, k=k, flags=flags, end=end, root=root)
 
 
-def _old(cursor: Cursor, version: int) -> Superblock:
+def _old(cursor: Cursor, version: int, *, joined: bool) -> Superblock:
     """Versions 0 and 1, which differ only in the field for K of indexed storage."""
     cursor.take(4)  # versions of free space, root group entry and shared messages; reserved
     offset_size, length_size = _field_sizes(cursor)
@@ -131,7 +134,7 @@ def _old(cursor: Cursor, version: int) -> Superblock:
     space, moved = _space(cursor, offset_size, length_size)
     cursor.take(offset_size)  # free space information, never used
     end = _end_of_file(cursor, moved)
-    if cursor.uint(offset_size) != space.undefined:
+    if cursor.uint(offset_size) != space.undefined and not joined:
         raise _split_file(cursor)
     # Link name offset of the root group's symbol table entry. The specification calls it a "size of offsets"
     # field; libhdf5 writes a length, as it is one into a heap.

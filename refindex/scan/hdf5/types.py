@@ -9,7 +9,7 @@ import numpy as np
 from h5py import h5t
 
 from refindex.errors import UnsupportedError
-from refindex.model.dtype import Leaf, Padding, StoredType, Struct, Subarray, Text
+from refindex.model.dtype import Foreign, Leaf, Padding, StoredType, Struct, Subarray, Text
 from refindex.scan.hdf5.objects import is_variable
 
 _COMPLEX_CLASS = 11
@@ -76,11 +76,11 @@ def stored_type(datatype: h5t.TypeID, depth: int = 0) -> StoredType:
     size = datatype.get_size()
     match datatype.get_class():
         case h5t.INTEGER:
-            return Leaf(_integer(datatype, "i" if datatype.get_sign() == h5t.SGN_2 else "u"))
+            return _integer(datatype, "i" if datatype.get_sign() == h5t.SGN_2 else "u")
         case h5t.BITFIELD:
-            return Leaf(_integer(datatype, "u"))
+            return _integer(datatype, "u")
         case h5t.FLOAT:
-            return Leaf(_float(datatype))
+            return _float(datatype)
         case h5t.ENUM:
             if _is_bool(datatype):
                 return Leaf("|b1")
@@ -110,31 +110,37 @@ def stored_type(datatype: h5t.TypeID, depth: int = 0) -> StoredType:
             raise UnsupportedError(f"HDF5 datatype class {number} is not known")
 
 
-def _integer(datatype: h5t.TypeID, letter: str) -> str:
+def _integer(datatype: h5t.TypeID, letter: str) -> StoredType:
     size = datatype.get_size()
     # h5py has no calls for the bits of a bitfield; the encoded message has them (IV.A.2.d, classes 0 and 4)
     # behind the two bytes that H5Tencode puts first, the class and flags, and the size.
-    offset, precision = struct.unpack_from("<HH", datatype.encode(), 10)
-    if size not in (1, 2, 4, 8) or precision != 8 * size or offset != 0:
-        raise UnsupportedError(f"integers of {precision} bits at bit {offset} of {size} bytes are not served yet")
-    return f"{_order(datatype) if size > 1 else '|'}{letter}{size}"
+    _, precision = struct.unpack_from("<HH", datatype.encode(), 10)
+    known = size in (1, 2, 4, 8)
+    order = ">" if datatype.get_order() == h5t.ORDER_BE else "<"
+    if known and precision == 8 * size:
+        return Leaf(f"{order if size > 1 else '|'}{letter}{size}")
+    # h5py reads numbers of other precision as numpy's of the same size, where there is one. The byte order is kept:
+    # libhdf5 2.0 does not extend the sign of big-endian ones, as of 31 bits in 4 bytes, that become little-endian.
+    width = size if known else next((n for n in (1, 2, 4, 8) if 8 * n >= precision), None)
+    if width is None:
+        raise UnsupportedError(f"integers of {precision} bits are not served: numpy and Zarr v3 have none above 64")
+    return Foreign(size, f"{order if width > 1 else '|'}{letter}{width}")
 
 
-def _order(datatype: h5t.TypeID) -> str:
-    order = datatype.get_order()
-    if order not in (h5t.ORDER_LE, h5t.ORDER_BE, h5t.ORDER_NONE):
-        raise UnsupportedError("VAX byte order is not served yet")
-    return ">" if order == h5t.ORDER_BE else "<"
-
-
-def _float(datatype: h5t.TypeID) -> str:
+def _float(datatype: h5t.TypeID) -> StoredType:
     for code, predefined in _FLOATS.items():
         if datatype.equal(predefined):
-            return code
-    raise UnsupportedError(
-        f"floating-point numbers of {datatype.get_precision()} bits in {datatype.get_size()} bytes that are "
-        "not IEEE half, single or double are not served yet"
-    )
+            return Leaf(code)
+    order = datatype.get_order()
+    if order not in (h5t.ORDER_LE, h5t.ORDER_BE):
+        # h5py has no dtype to compare with, and H5Tencode of a type copied and set to this order makes it big-endian.
+        raise UnsupportedError("floating-point numbers in VAX byte order are not served")
+    try:
+        dtype = datatype.dtype
+    except (ValueError, TypeError):  # h5py: "Insufficient precision in available types"
+        dtype = np.dtype(np.longdouble)
+    # Zarr v3 ends at double precision; whether that holds the values is found out before they are served.
+    return Foreign(datatype.get_size(), f"{'>' if order == h5t.ORDER_BE else '<'}f{min(8, dtype.itemsize)}")
 
 
 def _is_bool(datatype: h5t.TypeID) -> bool:

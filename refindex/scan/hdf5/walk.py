@@ -1,15 +1,19 @@
-"""The objects of an HDF5 file, by the links that lead to them."""
+"""The objects of an HDF5 file, by the links that lead to them; also those in other files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import h5py
 from h5py import h5, h5d, h5g, h5l, h5o, h5p
 
-from refindex.errors import UnsupportedError
+from refindex.errors import RefindexError, UnsupportedError
 from refindex.model.manifest import Status
+from refindex.scan.hdf5.external_links import follow_path
 from refindex.scan.hdf5.types import field_name
+
+if TYPE_CHECKING:
+    from refindex.scan.hdf5.index import FileIndex
 
 MAX_OBJECTS = 1_000_000
 """Paths followed in one file at most: aliases of groups can multiply without bound."""
@@ -17,11 +21,20 @@ MAX_OBJECTS = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A group or dataset at a path (no slashes at the ends), and the address of its object header."""
+    """A group or dataset at a path (no slashes at the ends), and the address of its object header.
+
+    ``origin`` is the file that it lies in: behind an external link, another than the one that is scanned.
+    """
 
     path: str
     address: int
     id: h5g.GroupID | h5d.DatasetID
+    origin: FileIndex
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The same for all paths of one object: addresses repeat from file to file."""
+        return self.origin.url, self.address
 
     @property
     def name(self) -> str:
@@ -51,22 +64,22 @@ def object_address(opened: h5g.GroupID | h5d.DatasetID) -> tuple[int, int]:
     return info.fileno[0] | info.fileno[1] << 32, info.objno[0] | info.objno[1] << 32
 
 
-def walk(file: h5py.File) -> Walk:
-    """Follow hard and soft links from the root group.
+def walk(index: FileIndex) -> Walk:
+    """Follow hard, soft and external links from the root group.
 
     An object with several links appears at each of its paths; a link to a group that contains it
     ends there and is reported.
     """
     result = Walk()
-    root = h5g.open(file.id, b"/")
-    stack: list[tuple[Found, frozenset[int]]] = [
-        (Found(path="", address=object_address(root)[1], id=root), frozenset())
+    root = h5g.open(index.file.id, b"/")
+    stack: list[tuple[Found, frozenset[tuple[str, int]]]] = [
+        (Found(path="", address=object_address(root)[1], id=root, origin=index), frozenset())
     ]
     while stack:
         group, above = stack.pop()
         result.groups.append(group)
-        below: list[tuple[Found, frozenset[int]]] = []
-        above |= {group.address}
+        below: list[tuple[Found, frozenset[tuple[str, int]]]] = []
+        above |= {group.key}
         for raw in _link_names(group, result):
             if len(result.groups) + len(result.datasets) + len(stack) > MAX_OBJECTS:
                 result.passed.append(
@@ -80,7 +93,7 @@ def walk(file: h5py.File) -> Walk:
             path = f"{group.path}/{raw.decode(errors='backslashreplace')}".lstrip("/")
             try:
                 found = _follow(group, raw, path)
-            except UnsupportedError as error:
+            except RefindexError as error:
                 result.passed.append((path, Status.UNSERVED, str(error)))
                 continue
             except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -90,7 +103,7 @@ def walk(file: h5py.File) -> Walk:
                 result.passed.append((path, Status.NOTE, "a named datatype; arrays that use it are served"))
             elif isinstance(found.id, h5d.DatasetID):
                 result.datasets.append(found)
-            elif found.address in above:
+            elif found.key in above:
                 result.passed.append(
                     (path, Status.UNSERVED, "a link back to a group that contains it; Zarr has no cycles")
                 )
@@ -113,30 +126,13 @@ def _link_names(group: Found, result: Walk) -> list[bytes]:
 
 
 def _follow(group: Found, raw: bytes, path: str) -> Found | None:
-    kind = group.id.links.get_info(raw).type
-    if kind == h5l.TYPE_EXTERNAL:
-        filename, target = group.id.links.get_val(raw)
-        raise UnsupportedError(
-            f"an external link to {field_name(target)!r} in {field_name(filename)!r}; not served yet: "
-            "scan that file too"
-        )
-    if kind == h5l.TYPE_SOFT:
-        target = group.id.links.get_val(raw)
-        try:
-            opened = h5o.open(group.id, raw)
-        except KeyError as error:
-            raise UnsupportedError(f"a soft link to {field_name(target)!r}, which is not there") from error
-    elif kind == h5l.TYPE_HARD:
-        opened = h5o.open(group.id, raw)
+    if group.id.links.get_info(raw).type == h5l.TYPE_HARD:
+        origin, opened = group.origin, h5o.open(group.id, raw)
     else:
-        raise UnsupportedError(f"a user-defined link (class {kind})")
+        origin, opened = follow_path(group.origin, group.id, raw)
     if not isinstance(opened, h5g.GroupID | h5d.DatasetID):
         return None
     field_name(raw)
     if "/" in path and any(part in ("", ".", "..") for part in path.split("/")):
         raise UnsupportedError("a name that Zarr does not allow")
-    fileno, address = object_address(opened)
-    if fileno != object_address(group.id)[0]:
-        # A soft link may lead through an external one: addresses would be those of another file.
-        raise UnsupportedError("a link that leads into another file; not served yet: scan that file too")
-    return Found(path=path, address=address, id=opened)
+    return Found(path=path, address=object_address(opened)[1], id=opened, origin=origin)
