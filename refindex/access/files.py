@@ -109,10 +109,15 @@ class RemoteFile:
     def identity(self) -> Source:
         info = self._fs.info(self._path)
         etag = info.get("ETag") or info.get("etag")
-        return Source(url=self.url, size=int(info["size"] or 0), mtime=_mtime(info), etag=str(etag) if etag else None)
+        return Source(
+            url=self.url,
+            size=int(info["size"] or 0),
+            mtime=modification_time(info),
+            etag=str(etag) if etag else None,
+        )
 
 
-def _mtime(info: Mapping[str, Any]) -> int | None:
+def modification_time(info: Mapping[str, Any]) -> int | None:
     """Modification time, microseconds since 1970 UTC, from what a filesystem's ``info`` calls it."""
     for name in ("LastModified", "last_modified", "mtime", "updated", "modified", "Last-Modified", "created"):
         value = info.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import signal
@@ -238,6 +239,19 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while workers are started.
+
+    They inherit that, so that one which still imports what it needs does not die of it with a traceback.
+    """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
 def _in_executor(
     executor: Executor,
     sources: Sequence[str],
@@ -249,10 +263,11 @@ def _in_executor(
     cancel: bool,
 ) -> list[str]:
     """Scan in an executor; returns the files whose worker died, or that it never began because another's did."""
-    futures: dict[Future[Any], Sequence[str]] = {
-        executor.submit(_scan_batch, sources[i : i + batch], variables, storage_options): sources[i : i + batch]
-        for i in range(0, len(sources), batch)
-    }
+    with _interrupts_held():
+        futures: dict[Future[Any], Sequence[str]] = {
+            executor.submit(_scan_batch, sources[i : i + batch], variables, storage_options): sources[i : i + batch]
+            for i in range(0, len(sources), batch)
+        }
     lost: list[str] = []
     try:
         for future in as_completed(futures):

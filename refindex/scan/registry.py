@@ -75,7 +75,9 @@ def identify_format(url: str, reader: RangeReader, size: int) -> str:
         if reader.read(offset, len(SIGNATURE)) == SIGNATURE:
             return "HDF5"
         offset *= 2
-    raise FormatError(f"{where}: not HDF5 or NetCDF, nor a zip file: it begins with {head!r} and has no HDF5 signature")
+    raise FormatError(
+        f"{where}: not HDF5 or NetCDF, nor a Zarr store in a zip file: it begins with {head!r} and has no HDF5 signature"
+    )
 
 
 def is_source(url: str, storage_options: StorageOptions = None) -> bool:

@@ -18,8 +18,8 @@ from tests.benchmarks.columns import SOURCES, columns, digest
 type Expected = dict[str, int]
 
 
-def chunked(path: Path, *, side: int, edge: int, libver: str | None, distinct: bool) -> Expected:
-    """A dataset ``v0`` of side x side chunks of edge x edge float32, deflated and shuffled.
+def chunked(path: Path, *, side: int, edge: int, libver: str | None, distinct: bool, filtered: bool = True) -> Expected:
+    """A dataset ``v0`` of side x side chunks of edge x edge float32, deflated and shuffled unless not ``filtered``.
 
     Chunks are compressed here and written directly, which takes microseconds each. With ``distinct`` all differ;
     else they are drawn from 64 kinds, which is made faster, and their places and lengths are as irregular.
@@ -28,10 +28,11 @@ def chunked(path: Path, *, side: int, edge: int, libver: str | None, distinct: b
     kinds = random.permutation(side * side) if distinct else random.integers(64, size=side * side)
     blocks = random.integers(0, 50, size=(int(kinds.max()) + 1, edge, edge)).astype("<f4")
     stored = [zlib.compress(block.view(np.uint8).reshape(-1, 4).T.tobytes(), 1) for block in blocks]
+    if not filtered:
+        stored = [block.tobytes() for block in blocks]
+    filters = {"compression": 1, "shuffle": True} if filtered else {}
     with h5py.File(path, "w", libver=libver) as file:
-        dataset = file.create_dataset(
-            "v0", shape=(side * edge,) * 2, dtype="<f4", chunks=(edge, edge), compression=1, shuffle=True
-        )
+        dataset = file.create_dataset("v0", shape=(side * edge,) * 2, dtype="<f4", chunks=(edge, edge), **filters)
         for number, kind in enumerate(kinds.tolist()):
             dataset.id.write_direct_chunk((number // side * edge, number % side * edge), stored[kind])
     values = blocks[kinds].reshape(side, side, edge, edge).swapaxes(1, 2)

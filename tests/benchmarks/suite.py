@@ -83,6 +83,7 @@ class Table:
 def tables(*, quick: bool = False) -> tuple[Table, ...]:
     """All tables in the order in which they are measured; ``quick`` makes the sizes tiny."""
     found = (
+        *_index(side=16 if quick else 256),
         *_scan(side=16 if quick else 256),
         _scan_1m(side=32 if quick else 1024),
         _many(files=6 if quick else 200),
@@ -96,12 +97,14 @@ def _without_requirements(table: Table) -> Table:
     return replace(table, cases=tuple(replace(case, at_most=None, at_most_mb=None) for case in table.cases))
 
 
-def _chunked(side: int, *, edge: int = 8, libver: str | None = None, distinct: bool = True) -> Data:
+def _chunked(
+    side: int, *, edge: int = 8, libver: str | None = None, distinct: bool = True, filtered: bool = True
+) -> Data:
     """One dataset of side x side chunks of edge x edge elements."""
     return Data(
-        name=f"{side}x{side}-of-{edge}x{edge}-{libver or 'default'}.h5",
+        name=f"{side}x{side}-of-{edge}x{edge}-{libver or 'default'}{'' if filtered else '-plain'}.h5",
         make="chunked",
-        options={"side": side, "edge": edge, "libver": libver, "distinct": distinct},
+        options={"side": side, "edge": edge, "libver": libver, "distinct": distinct, "filtered": filtered},
     )
 
 
@@ -135,6 +138,35 @@ def _scan(side: int) -> tuple[Table, ...]:
             units=side * side,
         )
         for what, libver in (("version 1 B-tree", None), ("fixed array (libver latest)", "latest"))
+    )
+
+
+TIMES = 10
+"""A chunk index alone is read in a millisecond: this often in one measurement."""
+
+
+def _index(side: int) -> tuple[Table, ...]:
+    """The chunk index alone, of an open file: what the direct readers gain over libhdf5's iteration."""
+    cases = (
+        Case(label="h5py chunk_iter into columns", work="bare:chunk_columns"),
+        Case(label="h5py chunk_iter, callback does nothing", work="bare:chunk_columns", options={"collect": False}),
+    )
+    ours = "refindex, index read directly"
+    return tuple(
+        Table(
+            name="index",
+            title=f"read a chunk index of {side * side:,} chunks {TIMES} times, {what}",
+            data=_chunked(side, libver=libver, filtered=filtered),
+            warm_up=_chunked(4, libver=libver, filtered=filtered),
+            cases=(*cases, Case(label=ours, work="ours:index", options={"filtered": filtered}, at_most=at_most)),
+            per="us/chunk",
+            units=side * side * TIMES,
+        )
+        for what, libver, filtered, at_most in (
+            ("version 1 B-tree, deflate + shuffle", None, True, 1 / 7),
+            ("fixed array, no filters", "latest", False, 1 / 50),
+            ("fixed array, deflate + shuffle", "latest", True, None),
+        )
     )
 
 

@@ -28,7 +28,8 @@ def test_every_measurement_works(tmp_path: Path) -> None:
     done = _run("--quick", "--no-peers", "--json", str(found), "--data-dir", str(tmp_path / "data"))
     assert done.returncode == 0, done.stdout + done.stderr
     tables = json.loads(found.read_text())["tables"]
-    assert [table["name"] for table in tables] == ["scan", "scan", "scan-1m", "many", "store", "open", "open", "read"]
+    names = ["index"] * 3 + ["scan"] * 2 + ["scan-1m", "many", "store", "open", "open", "read"]
+    assert [table["name"] for table in tables] == names
     rows = [row for table in tables for row in table["rows"]]
     assert [row["case"] for row in rows if row["failed"]] == []
     for row in rows:
@@ -45,4 +46,4 @@ def test_every_measurement_works(tmp_path: Path) -> None:
 def test_unknown_names_are_refused() -> None:
     done = _run("nothing")
     assert done.returncode == 2
-    assert "there is no nothing; choose from scan, scan-1m, many, store, open, read" in done.stderr
+    assert "there is no nothing; choose from index, scan, scan-1m, many, store, open, read" in done.stderr

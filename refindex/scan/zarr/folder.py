@@ -11,7 +11,7 @@ import fsspec
 import numpy as np
 
 from refindex.access import urls
-from refindex.access.files import LocalFile, StorageOptions, _mtime, reading
+from refindex.access.files import LocalFile, StorageOptions, modification_time, reading
 from refindex.errors import NotFoundError, SourceError, UnsupportedError
 from refindex.model.manifest import Source
 from refindex.scan.zarr.listing import MARKERS, MAX_OBJECTS, NO_TIME, IntArray, Listing, Rows, too_many
@@ -138,7 +138,7 @@ class RemoteFolder:
                     f"{urls.display(self.url)}: listing it does not tell how large objects are (of {path}); "
                     "scan it through a protocol that does"
                 )
-            time, tag = _mtime(info), info.get("ETag") or info.get("etag")
+            time, tag = modification_time(info), info.get("ETag") or info.get("etag")
             names.append(path.removeprefix(prefix))
             size.append(int(nbytes))
             mtime.append(NO_TIME if time is None else time)

@@ -74,7 +74,7 @@ class Listing:
         if not path:
             return range(len(self.names))
         # "0" is the character after "/".
-        return range(bisect_left(self.names, f"{path}/"), bisect_left(self.names, f"{path}/1"))
+        return range(bisect_left(self.names, f"{path}/"), bisect_left(self.names, f"{path}0"))
 
     def difference(self, other: Listing) -> str | None:
         """How another listing differs, or None if it is the same."""

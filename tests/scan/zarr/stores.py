@@ -27,7 +27,7 @@ def same_values(expected: Any, found: Any) -> str:
     expected, found = np.asarray(expected), np.asarray(found)
     if expected.shape != found.shape:
         return f"shape {found.shape}, expected {expected.shape}"
-    if expected.dtype.kind in "OT":
+    if expected.dtype.kind in ("O", "T"):
         return (
             "" if expected.dtype == found.dtype and expected.tolist() == found.tolist() else f"{found} for {expected}"
         )

@@ -61,13 +61,22 @@ def decode_elements(elements: Block, slots: Signed, target: Indexed, *, order: S
 
 def _coordinates(slots: Signed, target: Indexed, order: Sequence[int]) -> Signed:
     scaled = np.empty((len(slots), target.rank), dtype=np.int64)
-    rest = slots
+    # Division takes most of the time that a fixed array takes, and half of it on 32 bits.
+    rest = slots.astype(np.uint32) if len(slots) and int(slots.max()) < 2**32 else slots
     for position, dim in enumerate(order):
         # The first dimension in order has no upper bound; the others have one, or they could not be numbered.
         step = math.prod(target.max_grid[faster] or 1 for faster in order[position + 1 :])
         if step >= 2**63:
             scaled[:, dim] = 0
             continue
-        scaled[:, dim] = rest // step
-        rest = rest - scaled[:, dim] * step
+        if step == 1:
+            scaled[:, dim] = rest
+            rest = np.zeros_like(rest)
+            continue
+        if rest.dtype == np.uint32 and step >= 2**32:
+            quotient = np.zeros_like(rest)
+        else:
+            quotient = rest // rest.dtype.type(step)
+            rest = rest - quotient * rest.dtype.type(step)
+        scaled[:, dim] = quotient
     return scaled
