@@ -1,7 +1,10 @@
 """Compare files with h5py and print a verdict each, as JSON lines. Runs as a child process of the corpus test."""
 
+import contextlib
 import json
+import resource
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -15,6 +18,10 @@ import refindex
 def main(paths: list[str]) -> None:
     for path in paths:
         verdict: dict[str, object] = {"file": path}
+        start = time.monotonic()
+        with contextlib.suppress(refindex.RefindexError):
+            refindex.scan(path)
+        verdict["seconds"] = time.monotonic() - start
         try:
             found = oracle.compare_file(path)
             verdict |= {"right": len(found.right), "reported": found.reported, "wrong": found.wrong}
@@ -27,6 +34,7 @@ def main(paths: list[str]) -> None:
                 verdict["error"] = f"{type(error).__name__}: {error}"
             except Exception as theirs:  # h5py itself cannot walk through the file
                 verdict["error"] = f"h5py: {theirs}"
+        verdict["megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(json.dumps(verdict), flush=True)
 
 

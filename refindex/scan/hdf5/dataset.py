@@ -11,7 +11,7 @@ import numpy.typing as npt
 from h5py import h5d, h5f, h5p, h5s, h5t, h5z
 
 from refindex.decode import libhdf5
-from refindex.decode.pipeline import decode, is_built_in
+from refindex.decode.pipeline import decode, fit, is_built_in
 from refindex.errors import FormatError, RefindexError, UnsupportedError
 from refindex.model.chunks import ChunkTable
 from refindex.model.dtype import (
@@ -63,7 +63,8 @@ class Compiled:
 class _Plan:
     """What is known of a dataset before its chunks are looked at.
 
-    ``shape`` is that of the array: the dataset's, and the trailing dimensions of an array type.
+    ``shape`` is that of the array: the dataset's, or the longer one with which it is served, and the trailing
+    dimensions of an array type.
     """
 
     kind: Kind
@@ -99,6 +100,7 @@ def compile_dataset(
     path: str,
     attributes: Attributes,
     is_coordinate: bool,
+    extended: tuple[int, ...] | None = None,
 ) -> Compiled:
     """Turn a dataset into an array node with references.
 
@@ -114,6 +116,8 @@ def compile_dataset(
         Path of the array in the hierarchy.
     is_coordinate:
         Whether it is a coordinate of the dimension that has its name.
+    extended:
+        The shape with which it is served, if that is not its own: behind its extent follows the fill value.
 
     Raises
     ------
@@ -134,7 +138,7 @@ def compile_dataset(
         grid = ChunkGrid.regular(shape, (1,))
         stored = _Stored(grid=grid, codecs=[codec], chunks=ChunkTable.empty(), status=Status.INLINED)
     elif kind.stored is None:
-        objects = inline_objects(dataset)
+        objects = inline_objects(dataset, extended)
         stored = _Stored(
             grid=objects.grid,
             codecs=objects.codecs,
@@ -146,7 +150,7 @@ def compile_dataset(
         data_type, fill, shape = objects.data_type, objects.fill_value, objects.grid.shape
         served = None
     else:
-        plan = _plan(dataset, kind, kind.stored)
+        plan = _plan(dataset, kind, kind.stored, extended)
         stored = _store(found, plan, index, is_coordinate=is_coordinate)
         data_type = data_type_json(plan.served)
         fill = fill_value_json(plan.served, plan.fill)
@@ -181,7 +185,7 @@ def _type_dims_names(dims: tuple[str, ...], shape: tuple[int, ...]) -> tuple[str
     return tuple(f"element_dim_{i}" for i in range(len(shape) - len(dims)))
 
 
-def _plan(dataset: h5d.DatasetID, kind: Kind, stored: StoredType) -> _Plan:
+def _plan(dataset: h5d.DatasetID, kind: Kind, stored: StoredType, extended: tuple[int, ...] | None = None) -> _Plan:
     creation = dataset.get_create_plist()
     dims = stored.dims if isinstance(stored, Subarray) else ()
     base: StoredType = stored
@@ -194,7 +198,7 @@ def _plan(dataset: h5d.DatasetID, kind: Kind, stored: StoredType) -> _Plan:
         kind=kind,
         stored=stored,
         served=served,
-        shape=(*dataset.shape, *dims),
+        shape=(*(dataset.shape if extended is None else extended), *dims),
         type_dims=dims,
         fill=_fill_value(dataset, creation, stored, base, served),
         creation=creation,
@@ -320,11 +324,13 @@ def _store(found: Found, plan: _Plan, index: FileIndex, *, is_coordinate: bool) 
 
 
 def _inline(dataset: h5d.DatasetID, plan: _Plan) -> _Stored:
-    """The values themselves, as libhdf5 reads them, in one chunk."""
+    """The values themselves, as libhdf5 reads them, and the fill value behind them, in one chunk."""
     kind = dataset.get_type()
     raw = np.empty(dataset.shape, dtype=f"V{kind.get_size()}")
-    dataset.read(h5s.ALL, h5s.ALL, raw, kind)
-    values = _values(raw.tobytes(), kind, plan.stored, plan.served, plan.shape)
+    if raw.size:
+        dataset.read(h5s.ALL, h5s.ALL, raw, kind)
+    values = _values(raw.tobytes(), kind, plan.stored, plan.served, (*dataset.shape, *plan.type_dims))
+    values = fit(values, plan.shape, plan.fill)
     return _Stored(
         grid=ChunkGrid.regular(plan.shape, plan.shape),
         codecs=[bytes_codec(plan.served)],
@@ -383,7 +389,8 @@ def _chunked(found: Found, plan: _Plan, index: FileIndex) -> _Stored:
     if plan.type_dims:
         scaled = np.pad(scaled, ((0, 0), (0, len(plan.type_dims))))
     number = grid.index(scaled)
-    counts_of = np.array(grid.counts[: stored.scaled.shape[1]])
+    # Of the dataset itself: behind its extent are no chunks, also where it is served longer.
+    counts_of = np.array(ChunkGrid.regular((*found.id.shape, *plan.type_dims), chunk_shape).counts)[: found.id.rank]
     if np.any(stored.scaled < 0) or np.any(stored.scaled >= counts_of):
         raise FormatError("the chunk index names chunks outside the array")
     index.check_range(stored.offset, stored.length)

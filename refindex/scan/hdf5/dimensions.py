@@ -3,21 +3,33 @@
 Sources: HDF5 dimension scale specification 1.0; netCDF-4 format specification, "Creation order",
 "Dimension scales" and "Dimensions without variables". ``_Netcdf4Dimid`` numbers dimensions over the whole
 file, ``_Netcdf4Coordinates`` lists the dimensions of a scale that has several.
+
+An unlimited dimension of netCDF-4 is as long as the longest variable over it, in whatever group; of a variable that
+was written less far, netCDF returns fill values from there on (netCDF-C, ``nc4_find_dim_len``, ``NC4_get_vars``).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5i, h5s
+from h5py import h5a, h5d, h5ds, h5i, h5s, h5t
 
+from refindex.model.encoding import BITSHUFFLE, BLOSC, BZIP2, DEFLATE, FLETCHER32, LZF, SHUFFLE, SZIP, ZSTD
+from refindex.scan.hdf5.objects import is_variable
 from refindex.scan.hdf5.walk import Found, object_address
 
 NOT_A_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
 NON_COORDINATE = "_nc4_non_coord_"
 """Prefix that netCDF-4 gives to a variable named like a dimension that is not its own."""
+
+ADDED_OBJECTS = 1 << 22
+"""Values of variable length are kept in the manifest: so many fill values are added to them at most."""
+
+_LOSSLESS = {DEFLATE, SHUFFLE, FLETCHER32, SZIP, BZIP2, LZF, BLOSC, BITSHUFFLE, ZSTD}
+"""Filters that keep every value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +38,7 @@ class Scale:
 
     found: Found
     shape: tuple[int, ...]
+    unlimited: bool
     dimid: int | None
     coordinates: tuple[int, ...]
     is_variable: bool
@@ -46,6 +59,15 @@ class Dimensions:
     axes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     """Address of the scale of each axis of a dataset, None for phony dimensions."""
     notes: list[tuple[str, str]] = field(default_factory=list)
+    full: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shape in netCDF's view of each dataset whose extent in HDF5 is shorter."""
+    kept_short: dict[str, str] = field(default_factory=dict)
+    """Why some of those are served as they are in HDF5."""
+
+    def shape(self, found: Found) -> tuple[int, ...]:
+        """The shape with which a dataset is served."""
+        own = tuple(found.id.shape or ())
+        return own if found.path in self.kept_short else self.full.get(found.path, own)
 
 
 def served_name(name: str) -> str:
@@ -69,6 +91,7 @@ def read_dimensions(datasets: Sequence[Found]) -> Dimensions:
             unnamed.append(found)
             continue
         result.axes[found.path] = axes
+    _lengthen(datasets, result)
     _name_phony(unnamed, result)
     for path, axes in result.axes.items():
         if path not in result.names:
@@ -90,6 +113,7 @@ def _read_scale(found: Found) -> Scale:
     return Scale(
         found=found,
         shape=tuple(found.id.shape or ()),
+        unlimited=_maxima(found)[:1] == (h5s.UNLIMITED,),
         dimid=dimid,
         coordinates=coordinates,
         is_variable=not label.startswith(NOT_A_VARIABLE),
@@ -140,6 +164,62 @@ def _axes(found: Found, result: Dimensions, by_dimid: dict[int, Scale]) -> tuple
     return tuple(axes) if any(address is not None for address in axes) else None
 
 
+def _maxima(found: Found) -> tuple[int, ...]:
+    return tuple(found.id.get_space().get_simple_extent_dims(True) or ())
+
+
+def _lengthen(datasets: Sequence[Found], result: Dimensions) -> None:
+    """Find the lengths of netCDF's unlimited dimensions, and the datasets that are shorter."""
+    growing = {a for a, s in result.scales.items() if s.dimid is not None and s.unlimited and not s.found.origin.linked}
+    if not growing:
+        return
+    lengths = dict.fromkeys(growing, 0)
+    for found in datasets:
+        scale = result.scales.get(found.address)
+        if scale is not None and not scale.is_variable:
+            continue  # netCDF asks variables only: that of a dimension without one says nothing
+        for address, extent in zip(result.axes.get(found.path, ()), found.id.shape or (), strict=False):
+            if address in growing:
+                lengths[address] = max(lengths[address], extent)
+    result.lengths |= lengths
+    for found in datasets:
+        own = tuple(found.id.shape or ())
+        full = list(own)
+        axes = zip(result.axes.get(found.path, ()), _maxima(found), strict=False)
+        for axis, (address, maximum) in enumerate(axes):
+            if address in growing and maximum == h5s.UNLIMITED:
+                full[axis] = lengths[address]
+        if tuple(full) == own:
+            continue
+        result.full[found.path] = tuple(full)
+        scale = result.scales.get(found.address)
+        if (scale is None or scale.is_variable) and (why := _why_short(found, math.prod(full) - math.prod(own))):
+            result.kept_short[found.path] = why
+
+
+def _why_short(found: Found, added: int) -> str:
+    """Why fill values cannot follow a dataset's own; empty if they can.
+
+    A chunk that reaches beyond the extent must hold the fill value there. libhdf5 relies on that itself when a dataset
+    grows, and puts it there when it allocates the chunk, unless it is told never to (netCDF's no-fill mode).
+    """
+    creation = found.id.get_create_plist()
+    if creation.get_layout() != h5d.CHUNKED:
+        return "it is not stored in chunks"
+    if creation.get_fill_time() == h5d.FILL_TIME_NEVER or creation.fill_value_defined() != h5d.FILL_VALUE_USER_DEFINED:
+        return "it was written without fill values"
+    if any(creation.get_filter(i)[0] not in _LOSSLESS for i in range(creation.get_nfilters())):
+        return "its filters may have changed the fill values"
+    datatype = found.id.get_type()
+    if is_variable(datatype):
+        plain = datatype.get_class() == h5t.VLEN and not is_variable(datatype.get_super())
+        if datatype.get_class() != h5t.STRING and not plain:
+            return "values of variable length inside another type are not filled up"
+        if added > ADDED_OBJECTS:
+            return f"it would take {added} values of variable length in the manifest"
+    return ""
+
+
 def _name_phony(unnamed: Sequence[Found], result: Dimensions) -> None:
     """Name the axes of datasets without scales as netCDF-C does.
 
@@ -154,9 +234,7 @@ def _name_phony(unnamed: Sequence[Found], result: Dimensions) -> None:
     for i in order:
         found = unnamed[i]
         names: list[str] = []
-        space = found.id.get_space()
-        maxima = space.get_simple_extent_dims(True)
-        for length, maximum in zip(found.id.shape or (), maxima or (), strict=True):
+        for length, maximum in zip(found.id.shape or (), _maxima(found), strict=True):
             unlimited = maximum == h5s.UNLIMITED
             candidates = known.setdefault(found.parent, [])
             name = next((n for n, k, u in candidates if (k, u) == (length, unlimited) and n not in names), None)

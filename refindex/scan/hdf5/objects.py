@@ -59,8 +59,13 @@ def is_variable(datatype: h5t.TypeID) -> bool:
             return False
 
 
-def inline_objects(dataset: h5d.DatasetID) -> InlineObjects:
+def inline_objects(dataset: h5d.DatasetID, extended: tuple[int, ...] | None = None) -> InlineObjects:
     """Read a dataset whose type :func:`is_variable`.
+
+    Parameters
+    ----------
+    extended:
+        The shape with which it is served, if that is not its own: behind its extent follows the fill value.
 
     Raises
     ------
@@ -72,6 +77,8 @@ def inline_objects(dataset: h5d.DatasetID) -> InlineObjects:
     while base.get_class() == h5t.ARRAY:
         base = base.get_super()
     values = _read(dataset)
+    if extended is not None and extended != values.shape and base is datatype:
+        values = _extend(values, extended, h5py.Dataset(dataset).fillvalue)
     match base.get_class():
         case h5t.STRING:
             return _strings(values)
@@ -91,6 +98,15 @@ def _read(dataset: h5d.DatasetID) -> np.ndarray[Any, Any]:
         return value
     out = np.empty((), dtype=object if not isinstance(value, np.void) else value.dtype)
     out[()] = value
+    return out
+
+
+def _extend(values: np.ndarray[Any, Any], shape: tuple[int, ...], fill: Any) -> Objects:
+    out = np.empty(math.prod(shape), dtype=object)
+    for number in range(len(out)):
+        out[number] = fill  # one by one: a sequence is one element
+    out = out.reshape(shape)
+    out[tuple(slice(0, n) for n in values.shape)] = values
     return out
 
 

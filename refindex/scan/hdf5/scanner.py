@@ -135,12 +135,19 @@ def _consistent_names(
     neither. Where a file breaks that, the axis gets a name of its own, and the report says so.
     """
     lengths: dict[tuple[str, str], int] = {}
+    for found in datasets:
+        # What ends before its dimension does must not give the dimension its length.
+        dimension = dimensions[found.origin.url]
+        if found.path in dimension.kept_short:
+            extents = zip(dimension.names[found.path], dimension.full[found.path], strict=True)
+            lengths |= {(found.parent, name): extent for name, extent in extents}
     # Coordinates decide first what length a name has.
     order = sorted(datasets, key=lambda d: d.address not in dimensions[d.origin.url].scales)
     result: dict[str, tuple[str, ...]] = {}
     for found in order:
         names: list[str] = []
-        for name, extent in zip(dimensions[found.origin.url].names[found.path], found.id.shape or (), strict=True):
+        dimension = dimensions[found.origin.url]
+        for name, extent in zip(dimension.names[found.path], dimension.shape(found), strict=True):
             chosen, attempt = name, 1
             while chosen in names or lengths.get((found.parent, chosen), extent) != extent:
                 chosen = f"{name}_{extent}" if attempt == 1 and f"{name}_{extent}" not in names else f"{name}_{attempt}"
@@ -187,7 +194,11 @@ def _add_dataset(scan: _Scan, found: Found, dimensions: Dimensions, dims: tuple[
         array = _at_path(compiled.array, path, dims)
     else:
         compiled = _guarded(
-            scan, found.path, lambda: _compile(scan, found, dims, path, attributes, is_coordinate=is_coordinate)
+            scan,
+            found.path,
+            lambda: _compile(
+                scan, found, dims, path, attributes, shape=dimensions.shape(found), is_coordinate=is_coordinate
+            ),
         )
         if compiled is None:
             return
@@ -197,15 +208,39 @@ def _add_dataset(scan: _Scan, found: Found, dimensions: Dimensions, dims: tuple[
     scan.report(found.path, compiled.status, compiled.reason)
     for note in compiled.notes:
         scan.report(found.path, Status.NOTE, note)
+    if note := _note_on_length(found, dimensions):
+        scan.report(found.path, Status.NOTE, note)
+
+
+def _note_on_length(found: Found, dimensions: Dimensions) -> str:
+    """What became of a dataset that is shorter than its netCDF dimensions; empty if it is not."""
+    if found.path not in dimensions.full:
+        return ""
+    names, own, full = dimensions.names[found.path], tuple(found.id.shape), dimensions.full[found.path]
+    short = [
+        (f"dimension {name!r}", has, length) for name, has, length in zip(names, own, full, strict=True) if has < length
+    ]
+    if why := dimensions.kept_short.get(found.path):
+        ends = ", ".join(f"{name} is {length} long, it ends at {has}" for name, has, length in short)
+        return f"{ends}; netCDF shows fill values there, here it is served as long as it is: {why}"
+    steps = ", ".join(f"along {name} from {has} to {length}" for name, has, length in short)
+    return f"extended {steps} with the fill value, as netCDF shows it"
 
 
 def _compile(
-    scan: _Scan, found: Found, dims: tuple[str, ...], path: str, attributes: Attributes, *, is_coordinate: bool
+    scan: _Scan,
+    found: Found,
+    dims: tuple[str, ...],
+    path: str,
+    attributes: Attributes,
+    *,
+    shape: tuple[int, ...],
+    is_coordinate: bool,
 ) -> Compiled:
     index = found.origin
     check_objects(found, index)
     compiled = compile_dataset(
-        found, index=index, dims=dims, path=path, attributes=attributes, is_coordinate=is_coordinate
+        found, index=index, dims=dims, path=path, attributes=attributes, is_coordinate=is_coordinate, extended=shape
     )
     if index.family is not None:
         numbers = [index.add_source(member) for member in index.family.members]
