@@ -22,6 +22,7 @@ def main(paths: list[str]) -> None:
         with contextlib.suppress(refindex.RefindexError):
             refindex.scan(path)
         verdict["seconds"] = time.monotonic() - start
+        print(f"scanned {path}", flush=True)  # what crashes from here on is h5py's own reading
         try:
             found = oracle.compare_file(path)
             verdict |= {"right": len(found.right), "reported": found.reported, "wrong": found.wrong}

@@ -46,9 +46,11 @@ def judge(paths: list[str]) -> list[dict[str, Any]]:
         )
         found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         verdicts += found
+        scanned = {line.partition(" ")[2] for line in done.stdout.splitlines() if line.startswith("scanned ")}
         paths = paths[len(found) :]
         if paths:
-            verdicts.append({"file": paths[0], "crash": done.returncode})
+            ours = str(ROOT / paths[0]) not in scanned
+            verdicts.append({"file": paths[0], "crash": done.returncode, "ours": ours})
             paths = paths[1:]
     return verdicts
 
@@ -84,4 +86,6 @@ def test_every_dataset_is_right_or_reported(record_property: Any, capsys: pytest
     assert max(v.get("megabytes", 0) for v in verdicts) < 2048
     # Whole files are refused with an error of ours only: anything else is a bug.
     assert [r for r in refused if not r[1].startswith(("FormatError", "UnsupportedError", "h5py: "))] == []
+    # One file crashes h5py when the oracle walks through it; refindex has scanned it before that.
     assert crashed == ["cve-2024-32609.h5"]
+    assert not any(v["ours"] for v in verdicts if "crash" in v)

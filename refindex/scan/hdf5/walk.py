@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from h5py import h5, h5d, h5g, h5l, h5o, h5p
 
-from refindex.errors import RefindexError, UnsupportedError
+from refindex.errors import FormatError, RefindexError, UnsupportedError
 from refindex.model.manifest import Status
 from refindex.scan.hdf5.external_links import follow_path
+from refindex.scan.hdf5.symbol_table import GroupChecks
 from refindex.scan.hdf5.types import field_name
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class Walk:
     groups: list[Found] = field(default_factory=list)
     datasets: list[Found] = field(default_factory=list)
     passed: list[tuple[str, Status, str]] = field(default_factory=list)
+    checks: dict[str, GroupChecks | None] = field(default_factory=dict)
+    """By the URL of the file; None for one that cannot be read without libhdf5."""
 
 
 def object_address(opened: h5g.GroupID | h5d.DatasetID) -> tuple[int, int]:
@@ -69,6 +73,11 @@ def walk(index: FileIndex) -> Walk:
 
     An object with several links appears at each of its paths; a link to a group that contains it
     ends there and is reported.
+
+    Raises
+    ------
+    FormatError
+        If the root group is damaged. Other damaged groups are reported, and not listed.
     """
     result = Walk()
     root = h5g.open(index.file.id, b"/")
@@ -117,12 +126,32 @@ def _link_names(group: Found, result: Walk) -> list[bytes]:
     """Link names in creation order where the group tracks it (netCDF-4 does), else by name."""
     found: list[bytes] = []
     try:
+        _check(group, result)
+    except FormatError as error:
+        if not group.path:
+            raise
+        result.passed.append((group.path, Status.UNSERVED, f"damaged: {error}"))
+        return found
+    try:
         tracked = group.id.get_create_plist().get_link_creation_order() & h5p.CRT_ORDER_TRACKED
         index = h5.INDEX_CRT_ORDER if tracked else h5.INDEX_NAME
         group.id.links.iterate(found.append, idx_type=index, order=h5.ITER_INC)
     except (OSError, RuntimeError, ValueError) as error:
         result.passed.append((group.path, Status.UNSERVED, f"libhdf5 cannot list the group: {error}"))
     return found
+
+
+def _check(group: Found, result: Walk) -> None:
+    """Keep libhdf5 from a group that may crash it; a file that is not read directly is left to it as it is."""
+    url = group.origin.url
+    if url not in result.checks:
+        result.checks[url] = None
+        with contextlib.suppress(FormatError, UnsupportedError):
+            result.checks[url] = GroupChecks(*group.origin.direct())
+    checks = result.checks[url]
+    if checks is not None:
+        with contextlib.suppress(UnsupportedError):
+            checks.check(group.address)
 
 
 def _follow(group: Found, raw: bytes, path: str) -> Found | None:
