@@ -76,7 +76,8 @@ def identify_format(url: str, reader: RangeReader, size: int) -> str:
             return "HDF5"
         offset *= 2
     raise FormatError(
-        f"{where}: not HDF5 or NetCDF, nor a Zarr store in a zip file: it begins with {head!r} and has no HDF5 signature"
+        f"{where}: not HDF5 or NetCDF, nor a Zarr store in a zip file: it begins with {head!r} and has no HDF5 "
+        "signature"
     )
 
 
