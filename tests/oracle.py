@@ -70,7 +70,7 @@ def spelled(value: Any, dataset: h5py.Dataset, base: str | None) -> Any:
 def unfolded(served: Any, base: str | None) -> Any:
     """Served sequences and regions in the form that :func:`spelled` gives."""
     served = np.asarray(served)
-    if base is None or served.dtype.kind not in "OTU":
+    if base is None or served.dtype.kind not in {"O", "T", "U"}:
         return served
     out = np.empty(served.shape, dtype=object)
     for at, item in enumerate(served.reshape(-1)):
@@ -263,7 +263,7 @@ def without_fill(served: Any, dataset: h5py.Dataset, fill: Any) -> Any:
     behind[leading] = False
     rest = served[behind]
     expected = np.full(rest.shape, fill, dtype=rest.dtype)
-    right = list(rest) == list(expected) if rest.dtype.kind in "OT" else rest.tobytes() == expected.tobytes()
+    right = list(rest) == list(expected) if rest.dtype.kind in {"O", "T"} else rest.tobytes() == expected.tobytes()
     return served[leading] if right else served
 
 
