@@ -193,9 +193,9 @@ def test_wide_floats_that_are_not_doubles_are_refused(tmp_path: Path, storage: s
 
 
 def test_the_whole_of_a_wide_dataset_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from refindex.scan.hdf5 import dataset
+    from refindex.scan.hdf5 import plan
 
-    monkeypatch.setattr(dataset, "EXACT_NBYTES", 200)
+    monkeypatch.setattr(plan, "EXACT_NBYTES", 200)
     for index in (None, (0, 0, 0), (2, 3, 4), (1, 2, 3), (2, 0, 1)):
         path = tmp_path / f"{index}.h5"
         values = np.arange(60).reshape(3, 4, 5).astype(np.longdouble)

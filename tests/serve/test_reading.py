@@ -144,7 +144,7 @@ def test_chunks_that_skip_filters_are_adapted(tmp_path: Path) -> None:
 
 
 def test_the_short_last_chunk_of_contiguous_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from refindex.scan.hdf5 import dataset as module
+    from refindex.scan.hdf5 import stored as module
 
     def small(*args, **kwargs):
         return split(*args, target=1000, **kwargs)

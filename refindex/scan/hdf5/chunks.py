@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from h5py import h5d, h5p, h5s
+from h5py import h5d, h5s
 
 from refindex.decode.libhdf5 import library_version
 
@@ -62,8 +62,3 @@ def one_unlimited_behind_first(maxima: tuple[int, ...]) -> bool:
     """
     unlimited = [axis for axis, extent in enumerate(maxima) if extent == h5s.UNLIMITED]
     return len(unlimited) == 1 and unlimited[0] != 0
-
-
-def fill_time_is_never(creation: h5p.PropDCID) -> bool:
-    """Whether libhdf5 never writes fill values into what it allocates (netCDF's no-fill mode)."""
-    return bool(creation.get_fill_time() == h5d.FILL_TIME_NEVER)

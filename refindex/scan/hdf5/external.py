@@ -11,7 +11,6 @@ import bisect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from h5py import h5d, h5f, h5p
@@ -26,13 +25,11 @@ from refindex.model.encoding import Encoding, bytes_codec
 from refindex.model.grid import ChunkGrid, encode_runs
 from refindex.model.manifest import Status
 from refindex.scan.contiguous import split_contiguous
-from refindex.scan.hdf5 import dataset as datasets
 from refindex.scan.hdf5.index import FileIndex
 from refindex.scan.hdf5.other_files import RAW_PREFIX, locate
+from refindex.scan.hdf5.plan import Plan, type_reason
+from refindex.scan.hdf5.stored import Stored, make_encoding
 from refindex.scan.hdf5.values import cut_values
-
-if TYPE_CHECKING:
-    from refindex.scan.hdf5.dataset import _Plan, _Stored
 
 SEAM_NBYTES = 16 << 20
 """Data that is no single range of one file is kept in the manifest up to this many bytes an array."""
@@ -50,7 +47,7 @@ class Piece:
     there: int
 
 
-def store_external(dataset: h5d.DatasetID, plan: _Plan, index: FileIndex, *, small: bool) -> _Stored:
+def store_external(dataset: h5d.DatasetID, plan: Plan, index: FileIndex, *, small: bool) -> Stored:
     """References into the raw files of a dataset.
 
     Raises
@@ -64,12 +61,12 @@ def store_external(dataset: h5d.DatasetID, plan: _Plan, index: FileIndex, *, sma
     codecs = [bytes_codec(plan.served)]
 
     def encoded(shape: tuple[int, ...]) -> Encoding:
-        return datasets._encoding(dataset, plan, shape, ())
+        return make_encoding(dataset, plan, shape, ())
 
     if small or 0 in plan.shape:
         values = decode(_gather(pieces, 0, math.prod(plan.shape) * itemsize, index), encoded(plan.shape), plan.served)
         grid, table = cut_values(values)
-        return datasets._Stored(grid=grid, codecs=codecs, chunks=table, status=Status.INLINED, reason=f"from {names}")
+        return Stored(grid=grid, codecs=codecs, chunks=table, status=Status.INLINED, reason=f"from {names}")
     layout = _on_boundaries(plan.shape, itemsize, pieces) or _regular(plan.shape, itemsize)
     grid, starts, lengths, shapes = layout
     encodings: dict[tuple[int, ...], int] = {}
@@ -100,14 +97,14 @@ def store_external(dataset: h5d.DatasetID, plan: _Plan, index: FileIndex, *, sma
     columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T
     reasons = []
     if not same_bytes(plan.stored, plan.served):
-        reasons.append(datasets._type_reason(plan))
+        reasons.append(type_reason(plan))
     if inline:
         reasons.append(f"{len(inline)} of {len(rows)} chunks are no single range of a file: kept in the manifest")
     if any(shape != grid.chunk_shape(number) for number, shape in enumerate(shapes)):
         reasons.append("the last chunk along the dimension that is cut is short")
     adapted = bool(reasons)
     reasons.append(f"in {names}")
-    return datasets._Stored(
+    return Stored(
         grid=grid,
         codecs=codecs,
         encodings=tuple(encoded(shape) for shape in encodings),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,9 @@ from refindex.model.dtype import Leaf, StoredType, same_bytes
 from refindex.model.encoding import Encoding, bytes_codec, native_codecs
 from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Status
-from refindex.scan.hdf5 import dataset as datasets
 from refindex.scan.hdf5.index import FileIndex
+from refindex.scan.hdf5.plan import Plan, plan_array, type_reason
+from refindex.scan.hdf5.stored import Stored, inline
 from refindex.scan.hdf5.types import read_kind
 from refindex.scan.hdf5.values import cut_values
 from refindex.scan.hdf5.virtual_cut import cut_block, padded
@@ -36,9 +36,6 @@ from refindex.scan.hdf5.virtual_sources import (
     require_sources,
     source_dataset,
 )
-
-if TYPE_CHECKING:
-    from refindex.scan.hdf5.dataset import _Plan, _Stored
 
 type IntArray = npt.NDArray[np.int64]
 
@@ -58,7 +55,7 @@ class _Table:
     encoding: list[IntArray] = field(default_factory=list)
 
 
-def store_virtual(dataset: h5d.DatasetID, plan: _Plan, index: FileIndex, *, small: bool) -> _Stored:
+def store_virtual(dataset: h5d.DatasetID, plan: Plan, index: FileIndex, *, small: bool) -> Stored:
     """References into the files that a virtual dataset is made of, or its values.
 
     Raises
@@ -80,17 +77,15 @@ def store_virtual(dataset: h5d.DatasetID, plan: _Plan, index: FileIndex, *, smal
     require_sources(index, dataset)
     if 0 in plan.shape:
         grid, table = cut_values(np.empty(plan.shape, dtype=plan.served))
-        return datasets._Stored(
-            grid=grid, codecs=[bytes_codec(plan.served)], chunks=table, status=Status.INLINED, reason=why
-        )
-    whole = datasets._inline(dataset, plan)
+        return Stored(grid=grid, codecs=[bytes_codec(plan.served)], chunks=table, status=Status.INLINED, reason=why)
+    whole = inline(dataset, plan)
     values = np.frombuffer(whole.chunks.inline_bytes(0), dtype=plan.served).reshape(plan.shape)
     grid, table = cut_values(values)
     reason = f"a virtual dataset, put together by libhdf5: {why}" if why else "a virtual dataset"
     return replace(whole, grid=grid, chunks=table, reason=reason)
 
 
-def _references(dataset: h5d.DatasetID, plan: _Plan, index: FileIndex) -> _Stored:
+def _references(dataset: h5d.DatasetID, plan: Plan, index: FileIndex) -> Stored:
     shape = tuple(dataset.shape)
     if not shape:
         raise Irregular("it is a scalar")
@@ -130,7 +125,7 @@ def _by_source(mappings: list[Mapping]) -> dict[tuple[str, str], list[Mapping]]:
 
 def _place(
     dataset: h5d.DatasetID,
-    plan: _Plan,
+    plan: Plan,
     index: FileIndex,
     origin: FileIndex,
     source: h5d.DatasetID,
@@ -146,7 +141,7 @@ def _place(
         or (not kind.flags and not plan.kind.flags and _differ_in_byte_order(kind.stored, plan.stored))
     ):
         raise Irregular("a source has another type")
-    theirs = datasets._plan(source, kind, kind.stored)
+    theirs = plan_array(source, kind, kind.stored)
     axes = pair_axes(target.shape, box.shape)
     cut = cut_block(theirs, origin, source, box)
     if not cut.complete and _fill_bytes(theirs, plan) != _fill_bytes(plan, plan):
@@ -187,11 +182,11 @@ def _differ_in_byte_order(theirs: StoredType, ours: StoredType) -> bool:
     )
 
 
-def _fill_bytes(plan: _Plan, like: _Plan) -> bytes:
+def _fill_bytes(plan: Plan, like: Plan) -> bytes:
     return np.asarray(plan.fill, dtype=plan.served).astype(like.served).tobytes()
 
 
-def _stored(plan: _Plan, grid: ChunkGrid, table: _Table, ndim: int) -> _Stored:
+def _stored(plan: Plan, grid: ChunkGrid, table: _Table, ndim: int) -> Stored:
     def column(parts: list[IntArray]) -> IntArray:
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
@@ -207,12 +202,12 @@ def _stored(plan: _Plan, grid: ChunkGrid, table: _Table, ndim: int) -> _Stored:
     adapted = _count_adapted(grid, number, rows, encodings, [chain == codecs for chain in native])
     reasons = []
     if not same_bytes(plan.stored, plan.served):
-        reasons.append(datasets._type_reason(plan))
+        reasons.append(type_reason(plan))
     elif adapted:
         reasons.append(
             f"{adapted} of {len(rows)} chunks of its sources are cut at a seam, or encoded differently from the others"
         )
-    return datasets._Stored(
+    return Stored(
         grid=grid,
         codecs=codecs,
         encodings=encodings,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +13,12 @@ from refindex.model.dtype import numpy_dtype
 from refindex.model.encoding import Encoding
 from refindex.model.grid import ChunkGrid
 from refindex.scan.contiguous import split_contiguous
-from refindex.scan.hdf5 import dataset as datasets
 from refindex.scan.hdf5.index import FileIndex
+from refindex.scan.hdf5.plan import Plan
+from refindex.scan.hdf5.stored import chunked, make_encoding
 from refindex.scan.hdf5.virtual_grid import Irregular
 from refindex.scan.hdf5.virtual_sources import Box, is_virtual
 from refindex.scan.hdf5.walk import Found, object_address
-
-if TYPE_CHECKING:
-    from refindex.scan.hdf5.dataset import _Plan
 
 type IntArray = npt.NDArray[np.int64]
 
@@ -39,7 +36,7 @@ class Cut:
     complete: bool
 
 
-def cut_block(plan: _Plan, origin: FileIndex, source: h5d.DatasetID, box: Box) -> Cut:
+def cut_block(plan: Plan, origin: FileIndex, source: h5d.DatasetID, box: Box) -> Cut:
     """The chunks of a source that make up a block of it.
 
     Raises
@@ -60,13 +57,13 @@ def cut_block(plan: _Plan, origin: FileIndex, source: h5d.DatasetID, box: Box) -
     raise Irregular("a source is not stored in chunks of bytes")
 
 
-def _cut_chunked(plan: _Plan, origin: FileIndex, source: h5d.DatasetID, box: Box) -> Cut:
+def _cut_chunked(plan: Plan, origin: FileIndex, source: h5d.DatasetID, box: Box) -> Cut:
     steps = tuple(int(n) for n in plan.creation.get_chunk())
     for first, last, step, extent in zip(box.start, box.stop, steps, source.shape, strict=True):
         if first % step or (last % step and last != extent):
             raise Irregular("a mapping cuts chunks of its source")
     found = Found(path="", address=object_address(source)[1], id=source, origin=origin)
-    stored = datasets._chunked(found, plan, origin)
+    stored = chunked(found, plan, origin)
     low = np.array(box.start, dtype=np.int64) // np.array(steps, dtype=np.int64)
     high = -(-np.array(box.stop, dtype=np.int64) // np.array(steps, dtype=np.int64))
     table = stored.chunks
@@ -90,12 +87,12 @@ def _cut_chunked(plan: _Plan, origin: FileIndex, source: h5d.DatasetID, box: Box
     )
 
 
-def padded(place: IntArray, plan: _Plan) -> IntArray:
+def padded(place: IntArray, plan: Plan) -> IntArray:
     """Chunk coordinates with those of the dimensions that an array type adds."""
     return np.pad(place, ((0, 0), (0, len(plan.type_dims))))
 
 
-def _cut_contiguous(plan: _Plan, origin: FileIndex, source: h5d.DatasetID, box: Box) -> Cut:
+def _cut_contiguous(plan: Plan, origin: FileIndex, source: h5d.DatasetID, box: Box) -> Cut:
     """A block that is one range of bytes, cut as if it were a dataset of its own."""
     offset = source.get_offset()
     none = np.zeros(0, dtype=np.int64)
@@ -115,9 +112,9 @@ def _cut_contiguous(plan: _Plan, origin: FileIndex, source: h5d.DatasetID, box: 
     if cut.chunk_shape[ndim:] != plan.type_dims:
         raise Irregular("an element of a source is larger than a chunk")
     origin.check_range(cut.offset, cut.length)
-    encodings = [datasets._encoding(source, plan, cut.chunk_shape, ())]
+    encodings = [make_encoding(source, plan, cut.chunk_shape, ())]
     if cut.short.any():
-        encodings.append(datasets._encoding(source, plan, cut.edge_shape, ()))
+        encodings.append(make_encoding(source, plan, cut.edge_shape, ()))
     grid = ChunkGrid.regular(box.shape, cut.chunk_shape[:ndim])
     return Cut(
         steps=cut.chunk_shape[:ndim],

@@ -33,16 +33,15 @@ from refindex.scan.netcdf3.variable import (
 
 @dataclass(slots=True, kw_only=True)
 class _Scan:
-    """One file being scanned."""
+    """One file being scanned; ``where`` is how its URL is written for people."""
 
     source: Source
+    where: str
     arrays: dict[str, Array] = field(default_factory=dict)
     entries: list[ReportEntry] = field(default_factory=list)
 
     def report(self, path: str, status: Status, reason: str = "") -> None:
-        self.entries.append(
-            ReportEntry(source=urls.display(self.source.url), path=f"/{path}", status=status, reason=reason)
-        )
+        self.entries.append(ReportEntry(source=self.where, path=f"/{path}", status=status, reason=reason))
 
 
 def scan_netcdf3(
@@ -71,7 +70,7 @@ def scan_netcdf3(
     with reading(source.url, "reading its header"):
         header = read_header(reader.read, name=name, size=source.size)
     layout = lay_out(header, name=name, size=source.size)
-    scan = _Scan(source=source)
+    scan = _Scan(source=source, where=name)
     root = _root(scan, header, layout)
     wanted = _servable(scan, _selected(header, layout, variables))
     dims = _dimension_names(scan, header, wanted)
