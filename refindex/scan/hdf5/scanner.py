@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 from h5py import h5d
 
@@ -24,6 +25,7 @@ from refindex.scan.hdf5.family import into_members
 from refindex.scan.hdf5.index import FileIndex, OpenFiles
 from refindex.scan.hdf5.virtual_sources import check_objects
 from refindex.scan.hdf5.walk import Found, walk
+from refindex.scan.naming import DimensionNames
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 """File format specification II.A: at byte 0, 512, 1024, 2048, ... of the file."""
@@ -129,39 +131,21 @@ def _selected(
 def _consistent_names(
     datasets: list[Found], dimensions: dict[str, Dimensions], scan: _Scan
 ) -> dict[str, tuple[str, ...]]:
-    """Dimension names with which xarray can open every group.
-
-    A name must stand for one length within a group, and occur once in an array; HDF5 demands
-    neither. Where a file breaks that, the axis gets a name of its own, and the report says so.
-    """
-    lengths: dict[tuple[str, str], int] = {}
+    """Dimension names of all datasets, by path; the report says which are not the file's own."""
+    chosen = DimensionNames()
     for found in datasets:
         # What ends before its dimension does must not give the dimension its length.
         dimension = dimensions[found.origin.url]
         if found.path in dimension.kept_short:
-            extents = zip(dimension.names[found.path], dimension.full[found.path], strict=True)
-            lengths |= {(found.parent, name): extent for name, extent in extents}
+            for name, extent in zip(dimension.names[found.path], dimension.full[found.path], strict=True):
+                chosen.hold(found.parent, name, extent)
     # Coordinates decide first what length a name has.
     order = sorted(datasets, key=lambda d: d.address not in dimensions[d.origin.url].scales)
     result: dict[str, tuple[str, ...]] = {}
     for found in order:
-        names: list[str] = []
         dimension = dimensions[found.origin.url]
-        for name, extent in zip(dimension.names[found.path], dimension.shape(found), strict=True):
-            chosen, attempt = name, 1
-            while chosen in names or lengths.get((found.parent, chosen), extent) != extent:
-                chosen = f"{name}_{extent}" if attempt == 1 and f"{name}_{extent}" not in names else f"{name}_{attempt}"
-                attempt += 1
-            if chosen != name:
-                scan.report(
-                    found.path,
-                    Status.NOTE,
-                    f"dimension {name!r} is called {chosen!r} here: within a group a name has one length, "
-                    "and within an array it occurs once",
-                )
-            lengths[found.parent, chosen] = extent
-            names.append(chosen)
-        result[found.path] = tuple(names)
+        axes = zip(dimension.names[found.path], dimension.shape(found), strict=True)
+        result[found.path] = chosen.of(found.parent, axes, partial(scan.report, found.path, Status.NOTE))
     return result
 
 

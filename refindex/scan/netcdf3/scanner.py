@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions, open_reader, reading
 from refindex.errors import FormatError, UnsupportedError
 from refindex.model.manifest import Array, Manifest, Node, ReportEntry, ScanReport, Source, Status
 from refindex.model.zarr_v3 import dumps, group_document
+from refindex.scan.naming import DimensionNames
 from refindex.scan.netcdf3.attributes import read_attributes
 from refindex.scan.netcdf3.header import Header, read_header
 from refindex.scan.netcdf3.inline import read_inline
@@ -138,32 +140,15 @@ def _servable(scan: _Scan, selected: Sequence[Placed]) -> list[Placed]:
 
 
 def _dimension_names(scan: _Scan, header: Header, variables: Sequence[Placed]) -> list[tuple[str, ...]]:
-    """Dimension names with which xarray can open the file.
-
-    A name must stand for one length, and occur once in an array; the format demands only that dimensions
-    differ in name, and libraries do not check that. Where a file breaks it, the axis gets a name of its own.
-    """
-    lengths: dict[str, int] = {}
+    """Dimension names of the variables; the report says which are not the file's own."""
+    chosen = DimensionNames()
     result: dict[int, tuple[str, ...]] = {}
     given = [tuple(header.dimensions[i].name for i in placed.variable.dimensions) for placed in variables]
     # Coordinates decide first what length a name has.
     for number in sorted(range(len(variables)), key=lambda i: given[i] != (variables[i].variable.name,)):
-        placed, names = variables[number], []
-        for name, extent in zip(given[number], placed.shape, strict=True):
-            chosen, attempt = name, 1
-            while chosen in names or lengths.get(chosen, extent) != extent:
-                chosen = f"{name}_{extent}" if attempt == 1 and f"{name}_{extent}" not in names else f"{name}_{attempt}"
-                attempt += 1
-            if chosen != name:
-                scan.report(
-                    placed.variable.name,
-                    Status.NOTE,
-                    f"dimension {name!r} is called {chosen!r} here: within a group a name has one length, "
-                    "and within an array it occurs once",
-                )
-            lengths[chosen] = extent
-            names.append(chosen)
-        result[number] = tuple(names)
+        placed = variables[number]
+        axes = zip(given[number], placed.shape, strict=True)
+        result[number] = chosen.of("", axes, partial(scan.report, placed.variable.name, Status.NOTE))
     return [result[number] for number in range(len(variables))]
 
 
