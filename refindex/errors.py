@@ -28,6 +28,14 @@ class ExistsError(RefindexError, FileExistsError):
     """The output exists and overwriting was not asked for."""
 
 
+class ConflictError(RefindexError, RuntimeError):
+    """Another writer committed a version meanwhile; nothing was written. Read the newest version and try again."""
+
+
+class JoinError(RefindexError, ValueError):
+    """Files that cannot be joined; the message lists all that stands in the way, in all of them."""
+
+
 class SourceError(RefindexError, OSError):
     """A source could not be read: short read, failed request, no permission."""
 

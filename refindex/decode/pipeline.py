@@ -14,8 +14,9 @@ import numpy as np
 
 from refindex.decode import libhdf5
 from refindex.errors import DecodeError, RefindexError
-from refindex.model.dtype import is_foreign, numpy_dtype, readable, to_served
+from refindex.model.dtype import is_foreign, numpy_dtype, readable, served_dtype, to_served
 from refindex.model.encoding import BLOSC, BZIP2, DEFLATE, FLETCHER32, SHUFFLE, ZSTD, Encoding, Filter
+from refindex.model.promotion import widens
 
 _BUILT_IN = {DEFLATE, SHUFFLE, FLETCHER32, BZIP2, ZSTD, BLOSC}
 _SNAPPY = 3
@@ -24,7 +25,7 @@ type Values = np.ndarray[Any, Any]
 
 
 def decode(data: bytes, encoding: Encoding, served: np.dtype[Any]) -> Values:
-    """The values of a stored chunk, in the shape in which it was stored.
+    """The values of a stored chunk, in the shape in which it was stored, unpacked if the array is served so.
 
     Parameters
     ----------
@@ -53,12 +54,40 @@ def decode(data: bytes, encoding: Encoding, served: np.dtype[Any]) -> Values:
             f"chunk decodes to {len(data)} bytes, expected {encoding.nbytes} "
             f"({encoding.shape} of {numpy_dtype(encoding.type)})"
         )
+    return _convert(_natural(data, encoding, served), encoding, served)
+
+
+def _natural(data: bytes, encoding: Encoding, served: np.dtype[Any]) -> Values:
+    """Values in the type that Zarr has for the stored one: ``served`` itself but for its size and byte order."""
+    natural = served_dtype(encoding.type)
+    natural = served if encoding.packing is None and natural.newbyteorder("=") == served.newbyteorder("=") else natural
     if is_foreign(encoding.type):
         values = libhdf5.convert(data, libhdf5.read_type(encoding.hdf5_type), encoding.type)
-        return to_served(values.reshape(encoding.shape), readable(encoding.type), served)
+        return to_served(values.reshape(encoding.shape), readable(encoding.type), natural)
     stored = numpy_dtype(encoding.type)
     base = stored.base if stored.subdtype else stored
-    return to_served(np.frombuffer(data, dtype=base).reshape(encoding.shape), encoding.type, served)
+    return to_served(np.frombuffer(data, dtype=base).reshape(encoding.shape), encoding.type, natural)
+
+
+def _convert(values: Values, encoding: Encoding, served: np.dtype[Any]) -> Values:
+    """Unpack, and widen to the type of an array that is joined of several."""
+    if encoding.packing is not None:
+        values = encoding.packing.unpack(values)
+    if values.dtype == served:
+        return values
+    if not widens(values.dtype, served):
+        raise DecodeError(f"values of {values.dtype} do not fit into {served}")
+    return values.astype(served)
+
+
+def place(values: Values, encoding: Encoding, shape: tuple[int, ...], fill: Any) -> Values:
+    """What a stored chunk is in its array: from its ``start`` on, repeated, cropped or padded to ``shape``."""
+    if any(encoding.start):
+        values = values[tuple(slice(n, None) for n in encoding.start)]
+    if encoding.broadcast:
+        over = tuple(shape[axis] if axis in encoding.broadcast else n for axis, n in enumerate(values.shape))
+        values = np.broadcast_to(values, over)
+    return fit(values, shape, fill)
 
 
 def is_built_in(applied: Filter) -> bool:

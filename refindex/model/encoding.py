@@ -19,6 +19,7 @@ import numpy as np
 
 from refindex.errors import FormatError
 from refindex.model.dtype import StoredType, numpy_dtype, same_bytes, type_from_json, type_to_json
+from refindex.model.packing import Packing
 
 DEFLATE, SHUFFLE, FLETCHER32, SZIP, NBIT, SCALEOFFSET = 1, 2, 3, 4, 5, 6
 BZIP2, LZF, BLOSC, BITSHUFFLE, ZSTD = 307, 32000, 32001, 32008, 32015
@@ -74,12 +75,27 @@ class Encoding:
     hdf5_type:
         For elements that only libhdf5 reads (:class:`~refindex.model.dtype.Foreign`): the HDF5 datatype as H5Tencode
         gives it. Empty otherwise.
+    start:
+        First element of the stored chunk that is served, along each dimension; empty: the first of all. What lies
+        before it, or beyond the place that the chunk has in its array, is not served.
+    broadcast:
+        Dimensions along which the stored chunk has one element that is repeated over the place of the chunk.
+    packing:
+        How the stored numbers become values, where the array is served unpacked.
     """
 
     type: StoredType
     shape: tuple[int, ...]
     filters: tuple[Filter, ...] = ()
     hdf5_type: bytes = b""
+    start: tuple[int, ...] = ()
+    broadcast: tuple[int, ...] = ()
+    packing: Packing | None = None
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether the values are served as they are stored, from the chunk's first element on."""
+        return self.packing is None and not self.broadcast and not any(self.start)
 
     @property
     def nbytes(self) -> int:
@@ -96,6 +112,12 @@ class Encoding:
         }
         if self.hdf5_type:
             document["hdf5_type"] = base64.b64encode(self.hdf5_type).decode()
+        if self.start:
+            document["start"] = list(self.start)
+        if self.broadcast:
+            document["broadcast"] = list(self.broadcast)
+        if self.packing is not None:
+            document["packing"] = self.packing.to_json()
         return document
 
     @classmethod
@@ -108,13 +130,23 @@ class Encoding:
             If the JSON is not an encoding.
         """
         try:
+            shape = tuple(int(n) for n in document["shape"])
+            start = tuple(int(n) for n in document.get("start", ()))
+            broadcast = tuple(int(n) for n in document.get("broadcast", ()))
+            if start and (len(start) != len(shape) or any(not 0 <= s < n for s, n in zip(start, shape, strict=True))):
+                raise FormatError(f"encoding: a start {start} in a stored chunk of {shape}")
+            if any(not 0 <= axis < len(shape) or shape[axis] != 1 for axis in broadcast):
+                raise FormatError(f"encoding: dimensions {broadcast} of a stored chunk of {shape} cannot be repeated")
             return cls(
                 type=type_from_json(document["type"]),
-                shape=tuple(int(n) for n in document["shape"]),
+                shape=shape,
                 filters=tuple(
                     Filter(id=int(f["id"]), values=tuple(int(v) for v in f["values"])) for f in document["filters"]
                 ),
                 hdf5_type=base64.b64decode(document.get("hdf5_type", ""), validate=True),
+                start=start,
+                broadcast=broadcast,
+                packing=Packing.from_json(document["packing"]) if "packing" in document else None,
             )
         except FormatError:
             raise
@@ -182,7 +214,7 @@ def bytes_codec(dtype: np.dtype[Any]) -> dict[str, Any]:
 
 def native_codecs(encoding: Encoding, served: np.dtype[Any]) -> list[dict[str, Any]] | None:
     """The Zarr v3 codec chain to which an encoding is native, or None if there is none."""
-    if not same_bytes(encoding.type, served):
+    if not encoding.as_stored or not same_bytes(encoding.type, served):
         return None
     codecs = filter_codecs(encoding.filters, encoding.nbytes)
     return None if codecs is None else [bytes_codec(served), *codecs]

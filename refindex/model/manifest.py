@@ -46,6 +46,30 @@ class Source:
     etag: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a part of a source lies along a dimension along which files were joined.
+
+    Parameters
+    ----------
+    dim:
+        Path of the dimension: its name behind that of the group whose coordinate (or arrays) it belongs to, as
+        ``time`` or ``swath/time``.
+    source:
+        Number of the source.
+    start, length:
+        The elements of the joined dimension that come from it.
+    offset:
+        The element of the source's own dimension at which they begin.
+    """
+
+    dim: str
+    source: int
+    start: int
+    length: int
+    offset: int = 0
+
+
 class Status(StrEnum):
     """What became of an object of a source."""
 
@@ -125,12 +149,15 @@ class Node:
         For arrays: the encodings that the rows of the chunk table number.
     attribute_types:
         Numpy dtypes of numeric attributes whose type JSON does not keep, as ``{"scale_factor": "float32"}``.
+    joined:
+        For the root of an archive that was joined: how, as JSON, so that more files can be appended alike.
     """
 
     path: str
     document: str
     encodings: tuple[Encoding, ...] = ()
     attribute_types: Mapping[str, str] = field(default_factory=dict)
+    joined: Mapping[str, Any] | None = None
 
     def knowing(self, **known: Any) -> Self:
         """The same node with properties that were derived before (``json``, ``grid``): they are not derived again."""
@@ -239,6 +266,8 @@ class Manifest:
         The files that ``ChunkTable.source`` numbers.
     report:
         What the scan served, how, and what it did not.
+    placements:
+        Where the sources lie along the dimensions along which they were joined.
 
     Raises
     ------
@@ -250,6 +279,7 @@ class Manifest:
     arrays: Mapping[str, Array]
     sources: tuple[Source, ...] = ()
     report: ScanReport = field(default_factory=ScanReport)
+    placements: tuple[Placement, ...] = ()
 
     def __post_init__(self) -> None:
         if "" not in self.groups:
@@ -309,13 +339,14 @@ class Manifest:
         return _Writer.save(self, os.fspath(url), overwrite=overwrite, storage_options=storage_options)
 
     def nest(self, name: str) -> Manifest:
-        """The same hierarchy one level down, in a group ``name``."""
+        """The same hierarchy one level down, in a group ``name``; nothing can be appended to it there."""
         groups = {"": EMPTY_ROOT}
         groups |= {f"{name}/{path}".rstrip("/"): group for path, group in self.groups.items()}
         arrays = {f"{name}/{path}": array for path, array in self.arrays.items()}
         return replace(
             self,
-            groups={path: group.moved(path) for path, group in groups.items()},
+            groups={path: group.moved(path, joined=None) for path, group in groups.items()},
+            placements=(),
             arrays={path: array.moved(path) for path, array in arrays.items()},
         )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from refindex.access import urls
 from refindex.access.files import SourcePool, Stale, StorageOptions
-from refindex.decode.pipeline import decode, encode, fit
+from refindex.decode.pipeline import decode, encode, place
 from refindex.errors import DecodeError, FormatError, ManifestError
 from refindex.model.chunks import INLINE, ChunkTable
 from refindex.model.dtype import fill_value_from_json
@@ -114,7 +114,8 @@ class Resolver:
         if request is None:
             return None
         if request.inline is not None:
-            return request.inline[slice(*part.within(len(request.inline)))]
+            data = request.inline if request.native else self._adapt(request, request.inline)
+            return data[slice(*part.within(len(data)))]
         if request.native:
             start, stop = part.within(request.length)
             return self.pool.read(request.source, request.offset + start, stop - start)
@@ -131,7 +132,8 @@ class Resolver:
         if request is None:
             return None
         if request.inline is not None:
-            return request.inline[slice(*part.within(len(request.inline)))]
+            data = request.inline if request.native else self._adapt(request, request.inline)
+            return data[slice(*part.within(len(data)))]
         if request.native:
             start, stop = part.within(request.length)
             return await self.pool.read_async(request.source, request.offset + start, stop - start)
@@ -164,11 +166,14 @@ class Resolver:
             if dtype is None:
                 raise FormatError("an array of variable-length values has a reference into a file")
             fill = fill_value_from_json(dtype, node.json["fill_value"])
-            values = decode(stored, node.encodings[request.encoding], dtype)
-            return encode(fit(values, node.grid.chunk_shape(request.chunk), fill), node.codecs)
+            encoding = node.encodings[request.encoding]
+            shape = node.grid.chunk_shape(request.chunk)
+            return encode(place(decode(stored, encoding, dtype), encoding, shape, fill), node.codecs)
         except (DecodeError, FormatError) as error:
-            where = urls.display(self.reader.sources[request.source].url)
+            where = "the manifest"
+            if request.source != INLINE:
+                where = f"{request.offset} of {urls.display(self.reader.sources[request.source].url)}"
             raise DecodeError(
-                f"/{node.path}/{node.grid.key(request.chunk)}: {request.length} bytes at {request.offset} of {where}: "
-                f"{error}. The file is damaged, or the manifest does not belong to it: scan it again."
+                f"/{node.path}/{node.grid.key(request.chunk)}: {request.length} bytes at {where}: {error}. "
+                "The file is damaged, or the manifest does not belong to it: scan it again."
             ) from error

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from refindex.errors import NotFoundError
 from refindex.model.chunks import ChunkTable
-from refindex.model.manifest import Array, Manifest, Node, ScanReport, Source
+from refindex.model.manifest import Array, Manifest, Node, Placement, ScanReport, Source
 
 
 class ManifestReader(Protocol):
@@ -38,8 +39,13 @@ class ManifestReader(Protocol):
     @property
     def report(self) -> ScanReport: ...
 
-    def find(self, path: str, chunks: npt.ArrayLike | None = None) -> ChunkTable:
-        """The references of the given chunks (sorted) of an array that exist, or all of them.
+    @property
+    def placements(self) -> Sequence[Placement]:
+        """Where the sources lie along the dimensions along which they were joined."""
+        ...
+
+    def find(self, path: str, chunks: npt.ArrayLike | None = None, *, start: int = 0) -> ChunkTable:
+        """The references of the given chunks (sorted) of an array that exist, or all of them from ``start`` on.
 
         Raises
         ------
@@ -61,11 +67,12 @@ class MemoryReader:
         self.nodes: Mapping[str, Node] = manifest.nodes
         self.sources: Sequence[Source] = manifest.sources
         self.report = manifest.report
+        self.placements: Sequence[Placement] = manifest.placements
 
-    def find(self, path: str, chunks: npt.ArrayLike | None = None) -> ChunkTable:
+    def find(self, path: str, chunks: npt.ArrayLike | None = None, *, start: int = 0) -> ChunkTable:
         table = self.manifest.arrays[path].chunks
         if chunks is None:
-            return table
+            return table if not start else table.take(slice(int(np.searchsorted(table.chunk, start)), None))
         rows = table.find(chunks)
         return table.take(rows[rows >= 0])
 
@@ -83,13 +90,20 @@ def load(reader: ManifestReader) -> Manifest:
             document=node.document,
             encodings=node.encodings,
             attribute_types=node.attribute_types,
+            joined=node.joined,
             chunks=reader.find(path),
         )
         for path, node in reader.nodes.items()
         if node.is_array
     }
     groups = {path: node for path, node in reader.nodes.items() if not node.is_array}
-    return Manifest(groups=groups, arrays=arrays, sources=tuple(reader.sources), report=reader.report)
+    return Manifest(
+        groups=groups,
+        arrays=arrays,
+        sources=tuple(reader.sources),
+        report=reader.report,
+        placements=tuple(reader.placements),
+    )
 
 
 def require(nodes: Mapping[str, Node], path: str, url: str) -> Node:

@@ -1,0 +1,66 @@
+"""What one commit does to an archive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from refindex.model.chunks import ChunkTable
+from refindex.model.manifest import Manifest, Node, Placement, ReportEntry, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A version in terms of the one before it: what an append writes.
+
+    Parameters
+    ----------
+    nodes:
+        All groups and arrays of the new version by path (references aside).
+    sources:
+        Sources that come new; they are numbered on from those that there are.
+    dropped:
+        For arrays whose references do not all stay: the chunk number from which on they go. An array that is
+        in ``nodes`` and not here keeps all; one that is not in ``nodes`` any more loses all.
+    chunks:
+        References that come new, by array path. Their chunk numbers are not among those that stay.
+    placements:
+        Placements that come new, or all of them if ``replace_placements``.
+    report:
+        Report entries that come new.
+    """
+
+    nodes: Mapping[str, Node]
+    sources: tuple[Source, ...] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    chunks: Mapping[str, ChunkTable] = field(default_factory=dict)
+    placements: tuple[Placement, ...] = ()
+    replace_placements: bool = False
+    report: tuple[ReportEntry, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """A version of an archive, as the log has it.
+
+    Parameters
+    ----------
+    version:
+        Counted from 0.
+    timestamp:
+        Milliseconds since 1970 UTC; later versions never have earlier ones.
+    operation:
+        ``write``, ``append``, ``replace``, ``remove``, ``restore``.
+    details:
+        What the operation says of itself: names of files added, numbers of references, the version restored.
+    """
+
+    version: int
+    timestamp: int
+    operation: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+type Content = Manifest | Change
+"""What can be committed: a whole manifest in place of all there was, or a change of it."""
