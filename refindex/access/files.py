@@ -13,123 +13,32 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Buffer, Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, Literal, Protocol
-
-import fsspec
-from fsspec.asyn import AsyncFileSystem
+from typing import Any, Literal
 
 from refindex.access import urls
+from refindex.access.readers import LocalFile, RangeReader, RemoteFile, StorageOptions, modification_time
 from refindex.errors import NotFoundError, RefindexError, SourceError, StaleSourceError
 from refindex.model.manifest import Source
 
+__all__ = [
+    "LocalFile",
+    "RangeReader",
+    "RemoteFile",
+    "SourcePool",
+    "Stale",
+    "StorageOptions",
+    "describe_change",
+    "modification_time",
+    "open_reader",
+    "reading",
+]
+
 type Stale = Literal["error", "warn", "ignore"]
-type StorageOptions = Mapping[str, Any] | None
 
 _MAX_OPEN = 128
-_SMALL_READ = 1 << 18
-"""Local reads up to this many bytes are cheaper than handing them to a thread."""
-
-
-class RangeReader(Protocol):
-    """The smallest thing that can serve references: ranges of one file."""
-
-    def read(self, offset: int, length: int) -> bytes: ...
-
-    async def read_async(self, offset: int, length: int) -> bytes: ...
-
-    def identity(self) -> Source: ...
-
-
-class LocalFile:
-    """Ranges of a local file through ``pread``; safe to use from several threads.
-
-    The descriptor is closed when the last user lets go of the object, so that dropping one from the
-    pool never closes it under a read.
-    """
-
-    __slots__ = ("_fd", "url")
-
-    def __init__(self, url: str) -> None:
-        self._fd = -1
-        self.url = url
-        self._fd = os.open(urls.local_path(url), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(self._fd)
-
-    def read(self, offset: int, length: int) -> bytes:
-        data = os.pread(self._fd, length, offset)
-        while len(data) < length:  # one pread gives at most 2 GiB, and may be interrupted
-            more = os.pread(self._fd, length - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
-
-    async def read_async(self, offset: int, length: int) -> bytes:
-        if length <= _SMALL_READ:
-            return self.read(offset, length)
-        return await asyncio.to_thread(self.read, offset, length)
-
-    def identity(self) -> Source:
-        status = os.fstat(self._fd)
-        return Source(url=self.url, size=status.st_size, mtime=status.st_mtime_ns // 1000)
-
-
-class RemoteFile:
-    """Ranges of a file that fsspec reaches.
-
-    Asynchronous filesystems run on fsspec's own event loop, whichever loop (or none) the caller is
-    on: so one object serves zarr's loop, a user's loop and plain threads alike.
-    """
-
-    __slots__ = ("_fs", "_path", "url")
-
-    def __init__(self, url: str, storage_options: StorageOptions) -> None:
-        self.url = url
-        self._fs, self._path = fsspec.core.url_to_fs(url, **(storage_options or {}))
-
-    def read(self, offset: int, length: int) -> bytes:
-        return bytes(self._fs.cat_file(self._path, start=offset, end=offset + length))
-
-    async def read_async(self, offset: int, length: int) -> bytes:
-        fs = self._fs
-        if isinstance(fs, AsyncFileSystem) and fs.async_impl and not fs.asynchronous:
-            request = fs._cat_file(self._path, start=offset, end=offset + length)
-            future = asyncio.run_coroutine_threadsafe(request, fs.loop)
-            return bytes(await asyncio.wrap_future(future))
-        return await asyncio.to_thread(self.read, offset, length)
-
-    def identity(self) -> Source:
-        info = self._fs.info(self._path)
-        etag = info.get("ETag") or info.get("etag")
-        return Source(
-            url=self.url,
-            size=int(info["size"] or 0),
-            mtime=modification_time(info),
-            etag=str(etag) if etag else None,
-        )
-
-
-def modification_time(info: Mapping[str, Any]) -> int | None:
-    """Modification time, microseconds since 1970 UTC, from what a filesystem's ``info`` calls it."""
-    for name in ("LastModified", "last_modified", "mtime", "updated", "modified", "Last-Modified", "created"):
-        value = info.get(name)
-        if isinstance(value, datetime):
-            return round((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1e6)
-        if isinstance(value, int | float):
-            return round(value * 1e6)
-        if isinstance(value, str):
-            for parse in (datetime.fromisoformat, parsedate_to_datetime):
-                with contextlib.suppress(ValueError):
-                    return round(parse(value).timestamp() * 1e6)
-    return None
 
 
 def open_reader(url: str, storage_options: StorageOptions = None) -> RangeReader:
@@ -208,6 +117,8 @@ def _same_time(one: int, other: int) -> bool:
 class SourcePool:
     """The sources of one archive, opened when first read and checked against their record.
 
+    Safe to use from several threads and event loops; a process that is forked opens the files anew.
+
     Parameters
     ----------
     sources:
@@ -216,22 +127,53 @@ class SourcePool:
         Options for fsspec, for all remote sources.
     stale:
         What to do when a source is not what was scanned: raise, warn, or nothing.
+
+    Attributes
+    ----------
+    requests, nbytes:
+        How many ranges were read so far, and how many bytes.
     """
 
     def __init__(
         self, sources: Sequence[Source], *, storage_options: StorageOptions = None, stale: Stale = "error"
     ) -> None:
         self.sources = sources
+        self.requests = 0
+        self.nbytes = 0
         self._options = storage_options
         self._stale = stale
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
         self._open: OrderedDict[int, RangeReader] = OrderedDict()
         self._checked: set[int] = set()
-        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Let go of all open files."""
         with self._lock:
             self._open.clear()
+
+    def _found(self, source: int) -> RangeReader | None:
+        if self._process != os.getpid():
+            # The lock may have been held, and connections belong to the process that made them.
+            self._forget()
+        with self._lock:
+            found = self._open.get(source)
+            if found is not None:
+                self._open.move_to_end(source)
+            return found
+
+    def _keep(self, source: int, opened: RangeReader) -> None:
+        with self._lock:
+            self._open[source] = opened
+            if len(self._open) > _MAX_OPEN:
+                self._open.popitem(last=False)
+
+    def is_local(self, source: int) -> bool:
+        """Whether a source is a file of this machine."""
+        return urls.is_local(self.sources[source].url)
 
     def reader(self, source: int) -> RangeReader:
         """The reader of a source; opens and checks it the first time.
@@ -241,26 +183,25 @@ class SourcePool:
         StaleSourceError
             If the file is no longer what was scanned and ``stale="error"``.
         """
-        with self._lock:
-            found = self._open.get(source)
-            if found is not None:
-                self._open.move_to_end(source)
-                return found
+        found = self._found(source)
+        if found is not None:
+            return found
         recorded = self.sources[source]
         with reading(recorded.url, "opening", referenced=True):
             opened = open_reader(recorded.url, self._options)
-            self._check(source, recorded, opened)
-        with self._lock:
-            self._open[source] = opened
-            if len(self._open) > _MAX_OPEN:
-                self._open.popitem(last=False)
+            if self._must_check(source, opened):
+                with reading(recorded.url, "checking that it is unchanged"):
+                    identity = opened.identity()
+                self._check(source, identity)
+        self._keep(source, opened)
         return opened
 
-    def _check(self, number: int, recorded: Source, opened: RangeReader) -> None:
-        if self._stale == "ignore" or (number in self._checked and not isinstance(opened, LocalFile)):
-            return
-        with reading(recorded.url, "checking that it is unchanged"):
-            change = describe_change(recorded, opened.identity())
+    def _must_check(self, number: int, opened: RangeReader) -> bool:
+        return self._stale != "ignore" and (number not in self._checked or isinstance(opened, LocalFile))
+
+    def _check(self, number: int, found: Source) -> None:
+        recorded = self.sources[number]
+        change = describe_change(recorded, found)
         if change is not None:
             message = (
                 f"{urls.display(recorded.url)} has changed since it was scanned: {change}. Scan it again, "
@@ -285,17 +226,72 @@ class SourcePool:
 
     async def read_async(self, source: int, offset: int, length: int) -> bytes:
         """:meth:`read` without blocking the event loop."""
-        with self._lock:
-            reader = self._open.get(source)
+        reader = self._found(source)
         if reader is None:
             reader = await asyncio.to_thread(partial(self.reader, source))
         with reading(self.sources[source].url, f"reading {length} bytes at {offset}", referenced=True):
             return self._complete(source, offset, length, await reader.read_async(offset, length))
 
-    def _complete(self, source: int, offset: int, length: int, data: bytes) -> bytes:
-        if len(data) != length:
+    def read_into(self, source: int, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Fill buffers one after the other with the bytes of a local source from ``offset`` on, in one request.
+
+        Raises
+        ------
+        SourceError
+            If there are fewer bytes.
+        """
+        reader, length = self.reader(source), sum(buffer.nbytes for buffer in buffers)
+        with reading(self.sources[source].url, f"reading {length} bytes at {offset}", referenced=True):
+            if not isinstance(reader, LocalFile):
+                raise SourceError(f"{urls.display(self.sources[source].url)}: not a local file")
+            got = reader.read_into(offset, buffers)
+            whole = buffers[0] if len(buffers) == 1 else memoryview(bytes(0))
+            self._complete(source, offset, length, whole[:got] if len(buffers) == 1 else range(got))
+
+    def remote(self, source: int) -> RemoteFile:
+        """The reader of a remote source; the first :meth:`fetch` checks it.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be opened.
+        """
+        found = self._found(source)
+        if found is None:
+            recorded = self.sources[source]
+            with reading(recorded.url, "opening", referenced=True):
+                found = open_reader(recorded.url, self._options)
+            if self._stale != "ignore" and source not in self._checked and found.loop is None:
+                return self.reader(source)
+            self._keep(source, found)
+        if not isinstance(found, RemoteFile):
+            raise SourceError(f"{urls.display(self.sources[source].url)}: not a remote file")
+        return found
+
+    async def fetch(self, reader: RemoteFile, source: int, offset: int, length: int) -> bytes:
+        """A range of a source on the event loop of its filesystem; the first of a source checks it at the same time.
+
+        Raises
+        ------
+        SourceError
+            As :meth:`read`.
+        """
+        url = self.sources[source].url
+        with reading(url, f"reading {length} bytes at {offset}", referenced=True):
+            if not self._must_check(source, reader):
+                return self._complete(source, offset, length, await reader.fetch(offset, length))
+            data, identity = await reader.fetch_first(offset, length)
+            self._check(source, identity)
+            return self._complete(source, offset, length, data)
+
+    def _complete[T: Buffer | range](self, source: int, offset: int, length: int, data: T) -> T:
+        found = len(data)  # type: ignore[arg-type]
+        if found != length:
             raise SourceError(
                 f"{urls.display(self.sources[source].url)}: expected {length} bytes at {offset}, "
-                f"got {len(data)}: the file is shorter than when it was scanned"
+                f"got {found}: the file is shorter than when it was scanned"
             )
+        with self._lock:
+            self.requests += 1
+            self.nbytes += length
         return data

@@ -69,7 +69,8 @@ class Encoding:
     type:
         Stored type of an element.
     shape:
-        Shape of the stored chunk in elements of the *array* (trailing dimensions of an array type included).
+        Shape of the stored chunk in elements of the *array* (trailing dimensions of an array type included). It may
+        lack leading dimensions of length one, along which files were stacked.
     filters:
         The filters applied to this chunk, in the order in which they were applied when it was written.
     hdf5_type:
@@ -133,9 +134,11 @@ class Encoding:
             shape = tuple(int(n) for n in document["shape"])
             start = tuple(int(n) for n in document.get("start", ()))
             broadcast = tuple(int(n) for n in document.get("broadcast", ()))
-            if start and (len(start) != len(shape) or any(not 0 <= s < n for s, n in zip(start, shape, strict=True))):
+            rank = max(len(shape), len(start), *(axis + 1 for axis in broadcast), 0)
+            whole = (1,) * (rank - len(shape)) + shape
+            if start and (len(start) != rank or any(not 0 <= s < n for s, n in zip(start, whole, strict=True))):
                 raise FormatError(f"encoding: a start {start} in a stored chunk of {shape}")
-            if any(not 0 <= axis < len(shape) or shape[axis] != 1 for axis in broadcast):
+            if any(axis < 0 or whole[axis] != 1 for axis in broadcast):
                 raise FormatError(f"encoding: dimensions {broadcast} of a stored chunk of {shape} cannot be repeated")
             return cls(
                 type=type_from_json(document["type"]),

@@ -7,7 +7,7 @@ import glob
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,27 @@ class Progress:
 
 
 type ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scanned:
+    """What came of many files, each by itself.
+
+    Parameters
+    ----------
+    manifests:
+        By URL, in the order in which the files were given.
+    failures:
+        Entries for the report: files that could not be scanned.
+    """
+
+    manifests: Mapping[str, Manifest]
+    failures: tuple[ReportEntry, ...] = ()
+
+    def side_by_side(self) -> Manifest:
+        """One manifest, with a group for each file, named after it."""
+        names = group_names([*self.manifests, *(urls.absolute(entry.source) for entry in self.failures)])
+        return unite(dict(zip(names, self.manifests.values(), strict=False)), self.failures)
 
 
 def expand(sources: Iterable[str | os.PathLike[str]], storage_options: StorageOptions = None) -> list[str]:
@@ -151,8 +172,8 @@ def scan_many(
     storage_options: StorageOptions = None,
     strict: bool = False,
     progress: ProgressCallback | None = None,
-) -> Manifest:
-    """Scan files, each into a group named after it. A file that fails is named in the report.
+) -> Scanned:
+    """Scan files, each by itself.
 
     Raises
     ------
@@ -198,16 +219,16 @@ def scan_many(
                 _in_processes(cores, sources[done:], finished, variables, storage_options)
                 break
             finished(url, _try_scan(url, variables, storage_options))
-    return _united(sources, results)
+    return _scanned(sources, results)
 
 
-def _united(sources: Sequence[str], results: dict[str, Manifest | RefindexError]) -> Manifest:
+def _scanned(sources: Sequence[str], results: dict[str, Manifest | RefindexError]) -> Scanned:
     manifests: dict[str, Manifest] = {}
     failures: list[ReportEntry] = []
-    for name, url in zip(group_names(sources), sources, strict=True):
+    for url in sources:
         result = results[url]
         if isinstance(result, Manifest):
-            manifests[name] = result
+            manifests[url] = result
         else:
             where = urls.display(url)
             reason = str(result).removeprefix(f"{where}: ")
@@ -217,7 +238,7 @@ def _united(sources: Sequence[str], results: dict[str, Manifest | RefindexError]
         raise FormatError(
             f"none of {len(failures)} sources could be scanned; the first: {first.source}: {first.reason}"
         )
-    return unite(manifests, tuple(failures))
+    return Scanned(manifests=manifests, failures=tuple(failures))
 
 
 def _try_scan(url: str, variables: Collection[str] | None, storage_options: StorageOptions) -> Manifest | RefindexError:

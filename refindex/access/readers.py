@@ -1,0 +1,183 @@
+"""Ranges of one file, local or remote."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+
+import fsspec
+from fsspec.asyn import AsyncFileSystem
+
+from refindex.access import urls
+from refindex.access.retry import retrying, retrying_async
+from refindex.model.manifest import Source
+
+type StorageOptions = Mapping[str, Any] | None
+
+_MOST_BUFFERS = 1024
+"""Buffers of one ``preadv`` (IOV_MAX of Linux)."""
+_SMALL_READ = 1 << 18
+"""Local reads up to this many bytes are cheaper than handing them to a thread."""
+
+
+class RangeReader(Protocol):
+    """The smallest thing that can serve references: ranges of one file."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+    async def read_async(self, offset: int, length: int) -> bytes: ...
+
+    def identity(self) -> Source: ...
+
+
+class LocalFile:
+    """Ranges of a local file through ``pread``; safe to use from several threads.
+
+    The descriptor is closed when the last user lets go of the object, so that dropping one from the
+    pool never closes it under a read.
+    """
+
+    __slots__ = ("_fd", "url")
+
+    def __init__(self, url: str) -> None:
+        self._fd = -1
+        self.url = url
+        self._fd = os.open(urls.local_path(url), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = os.pread(self._fd, length, offset)
+        while len(data) < length:  # one pread gives at most 2 GiB, and may be interrupted
+            more = os.pread(self._fd, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    async def read_async(self, offset: int, length: int) -> bytes:
+        if length <= _SMALL_READ:
+            return self.read(offset, length)
+        return await asyncio.to_thread(self.read, offset, length)
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill buffers one after the other with the bytes from ``offset`` on; returns how many there were."""
+        done = 0
+        left = [buffer for buffer in buffers if buffer.nbytes]
+        while left:
+            got = os.preadv(self._fd, left[:_MOST_BUFFERS], offset + done)
+            if not got:
+                break
+            done += got
+            while left and got >= left[0].nbytes:
+                got -= left.pop(0).nbytes
+            if got:  # one preadv gives at most 2 GiB, and may be interrupted
+                left[0] = left[0][got:]
+        return done
+
+    def identity(self) -> Source:
+        status = os.fstat(self._fd)
+        return Source(url=self.url, size=status.st_size, mtime=status.st_mtime_ns // 1000)
+
+
+class RemoteFile:
+    """Ranges of a file that fsspec reaches.
+
+    Asynchronous filesystems run on fsspec's own event loop, whichever loop (or none) the caller is
+    on: so one object serves zarr's loop, a user's loop and plain threads alike.
+    """
+
+    __slots__ = ("_fs", "_path", "url")
+
+    def __init__(self, url: str, storage_options: StorageOptions) -> None:
+        self.url = url
+        self._fs, self._path = fsspec.core.url_to_fs(url, **(storage_options or {}))
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop on which its requests run, None for a filesystem that has none."""
+        fs = self._fs
+        if isinstance(fs, AsyncFileSystem) and fs.async_impl and not fs.asynchronous:
+            loop: asyncio.AbstractEventLoop = fs.loop
+            return loop
+        return None
+
+    def read(self, offset: int, length: int) -> bytes:
+        return retrying(lambda: bytes(self._fs.cat_file(self._path, start=offset, end=offset + length)))
+
+    async def read_async(self, offset: int, length: int) -> bytes:
+        loop = self.loop
+        if loop is None:
+            return await asyncio.to_thread(self.read, offset, length)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.fetch(offset, length), loop))
+
+    async def fetch(self, offset: int, length: int) -> bytes:
+        """The bytes of a range; runs on :attr:`loop`."""
+        return await retrying_async(lambda: self._fetch(offset, length))
+
+    async def _fetch(self, offset: int, length: int) -> bytes:
+        return bytes(await self._fs._cat_file(self._path, start=offset, end=offset + length))
+
+    async def fetch_first(self, offset: int, length: int) -> tuple[bytes, Source]:
+        """The bytes of a range and the identity of the file, in one round trip; runs on :attr:`loop`."""
+        if type(self._fs).__module__ == "fsspec.implementations.http":
+            return await retrying_async(lambda: self._fetch_http(offset, length))
+        data, info = await asyncio.gather(
+            self.fetch(offset, length), retrying_async(lambda: self._fs._info(self._path))
+        )
+        return data, self._source(info)
+
+    async def _fetch_http(self, offset: int, length: int) -> tuple[bytes, Source]:
+        """One request: what HTTP says of a part, it also says of the whole."""
+        fs = self._fs
+        options = dict(fs.kwargs)
+        ranges = {"Range": f"bytes={offset}-{offset + max(length, 1) - 1}", "Accept-Encoding": "identity"}
+        options["headers"] = {**options.get("headers", {}), **ranges}
+        session = await fs.set_session()
+        async with session.get(fs.encode_url(self._path), **options) as response:
+            fs._raise_not_found_for_status(response, self._path)
+            whole = response.status == 200
+            total = response.headers.get("Content-Range", "").rpartition("/")[2]
+            data = await response.read()
+            if whole:  # the server knows no ranges
+                data, total = data[offset : offset + length], str(len(data))
+            found = {name: value for name, value in response.headers.items() if name in ("ETag", "Last-Modified")}
+        if not total.isdigit():
+            info = await fs._info(self._path)
+            return data[:length], self._source(info)
+        return data[:length], self._source({**found, "size": int(total)})
+
+    def identity(self) -> Source:
+        return self._source(retrying(lambda: self._fs.info(self._path)))
+
+    def _source(self, info: Mapping[str, Any]) -> Source:
+        etag = info.get("ETag") or info.get("etag")
+        return Source(
+            url=self.url,
+            size=int(info["size"] or 0),
+            mtime=modification_time(info),
+            etag=str(etag) if etag else None,
+        )
+
+
+def modification_time(info: Mapping[str, Any]) -> int | None:
+    """Modification time, microseconds since 1970 UTC, from what a filesystem's ``info`` calls it."""
+    for name in ("LastModified", "last_modified", "mtime", "updated", "modified", "Last-Modified", "created"):
+        value = info.get(name)
+        if isinstance(value, datetime):
+            return round((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1e6)
+        if isinstance(value, int | float):
+            return round(value * 1e6)
+        if isinstance(value, str):
+            for parse in (datetime.fromisoformat, parsedate_to_datetime):
+                with contextlib.suppress(ValueError):
+                    return round(parse(value).timestamp() * 1e6)
+    return None

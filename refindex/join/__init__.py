@@ -1,0 +1,7 @@
+"""Many manifests -> one: concatenate, stack, merge; what differs between files, and what is done about it."""
+
+from refindex.join.joiner import Joined, alike, join
+from refindex.join.member import Member
+from refindex.join.options import JoinOptions
+
+__all__ = ["JoinOptions", "Joined", "Member", "alike", "join"]

@@ -1,0 +1,542 @@
+"""Many hierarchies -> one: the steps of a join, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refindex.errors import RefindexError
+from refindex.join.barriers import Findings, condense, some
+from refindex.join.dimensions import (
+    DimensionKeys,
+    JoinedDim,
+    base_cells,
+    check_positions,
+    differing_dimensions,
+    dimension_sizes,
+    join_dimension,
+)
+from refindex.join.member import Member, Variants, numeric_attributes
+from refindex.join.options import JoinOptions
+from refindex.join.references import AxisCache, JoinedReferences, Use, join_references
+from refindex.join.small import is_small, join_values
+from refindex.join.stacking import repeat_member, stack_members
+from refindex.join.values import constants, digest, same_values
+from refindex.join.variables import ArrayPlan, merge_attributes, plan_array, plan_times
+from refindex.model.change import Change
+from refindex.model.chunks import ChunkTable
+from refindex.model.dtype import data_type_json, fill_value_json
+from refindex.model.manifest import Array, Manifest, Node, Placement, ReportEntry, ScanReport, Source, Status
+from refindex.model.zarr_v3 import array_document, dumps, group_document
+
+type IntArray = npt.NDArray[np.int64]
+type Values = np.ndarray[Any, Any]
+
+BOUNDS = ("bounds", "climatology")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """The result of a join.
+
+    ``tables`` holds, for each array, its references and the chunk number from which on they replace those of the
+    archive that was appended to (None: it did not have the array).
+    """
+
+    nodes: Mapping[str, Node]
+    tables: Mapping[str, tuple[ChunkTable, int | None]]
+    sources: tuple[Source, ...]
+    known_sources: int
+    placements: tuple[Placement, ...]
+    moved: bool
+    report: tuple[ReportEntry, ...]
+
+    def to_manifest(self) -> Manifest:
+        """As a manifest of its own: nothing was appended to."""
+        arrays = {
+            path: Array(
+                path=path,
+                document=self.nodes[path].document,
+                encodings=self.nodes[path].encodings,
+                attribute_types=self.nodes[path].attribute_types,
+                chunks=table,
+            ).knowing(json=self.nodes[path].json, grid=self.nodes[path].grid)
+            for path, (table, _) in self.tables.items()
+        }
+        return Manifest(
+            groups={path: node for path, node in self.nodes.items() if path not in self.tables},
+            arrays=arrays,
+            sources=self.sources,
+            report=ScanReport(entries=self.report),
+            placements=self.placements,
+        )
+
+    def to_change(self) -> Change:
+        """As a change of the archive that was appended to."""
+        return Change(
+            nodes=self.nodes,
+            sources=self.sources[self.known_sources :],
+            dropped={path: start for path, (_, start) in self.tables.items() if start is not None},
+            chunks={path: table for path, (table, _) in self.tables.items() if len(table)},
+            placements=self.placements,
+            replace_placements=self.moved,
+            report=self.report,
+        )
+
+
+def join(members: Sequence[Member], options: JoinOptions) -> Joined:
+    """Join hierarchies; the first may be an archive that is appended to.
+
+    Raises
+    ------
+    JoinError
+        With everything that stands in the way, in all files.
+    """
+    findings = Findings()
+    stacked = stack_members(members, options.stack, findings)
+    findings.check()
+    return _Join(stacked, options, findings).run(repeat=True)
+
+
+@dataclass(slots=True)
+class _Join:
+    members: Sequence[Member]
+    options: JoinOptions
+    findings: Findings
+    variants: dict[str, Variants] = field(init=False)
+    keys: DimensionKeys = field(init=False)
+    sizes: dict[str, IntArray] = field(init=False)
+    plans: dict[str, ArrayPlan] = field(init=False, default_factory=dict)
+    dims: dict[str, JoinedDim] = field(init=False, default_factory=dict)
+    left_out: set[int] = field(init=False, default_factory=set)
+    cells: set[tuple[int, ...]] = field(init=False, default_factory=set)
+    cache: AxisCache = field(init=False, default_factory=AxisCache)
+    digests: dict[str, str] = field(init=False, default_factory=dict)
+    differing: dict[str, str] = field(init=False, default_factory=dict)
+
+    def run(self, *, repeat: bool) -> Joined:
+        members = self.members
+        paths = dict.fromkeys(path for member in members for path, node in member.nodes.items() if node.is_array)
+        self.variants = {path: Variants.of(members, path) for path in paths}
+        self._check_kinds()
+        self.keys = DimensionKeys(self.variants)
+        self.sizes = dimension_sizes(members, self.variants, self.keys, self.findings)
+        self._plan()
+        self._place()
+        self.findings.check()
+        uses = {path: self._uses(path) for path in self.plans}
+        if self.differing and self.options.on_difference == "stack" and repeat:
+            return self._repeated()
+        self.findings.check()
+        sources, source_maps = self._sources()
+        nodes: dict[str, Node] = self._groups()
+        tables: dict[str, tuple[ChunkTable, int | None]] = {}
+        entries: list[ReportEntry] = []
+        for path, plan in self.plans.items():
+            self._array(plan, uses[path], source_maps, nodes, tables, entries)
+        self.findings.check()
+        nodes[""] = replace(nodes[""], joined=self._record())
+        placements, moved = self._placements(source_maps)
+        return Joined(
+            nodes=nodes,
+            tables=tables,
+            sources=sources,
+            known_sources=len(members[0].sources) if members[0].is_base else 0,
+            placements=placements,
+            moved=moved,
+            report=(
+                *entries,
+                *self.findings.entries,
+                *condense([member.report for member in members if not member.is_base]),
+            ),
+        )
+
+    def _check_kinds(self) -> None:
+        """A path must not be a group in one file and an array in another."""
+        for path in self.variants:
+            for member in self.members:
+                node = member.nodes.get(path)
+                if node is not None and not node.is_array:
+                    other = self.members[self.variants[path].members[0]].name
+                    self.findings.bar(f"/{path} is an array in {other} and a group in {member.name}")
+                    break
+
+    def _plan(self) -> None:
+        """What each variable becomes; times first of all, by which files are put in order."""
+        for path, variants in self.variants.items():
+            plan = plan_array(path, variants, self.members, self.findings)
+            if plan is not None:
+                self.plans[path] = plan
+        bounded = set()
+        for path, plan in self.plans.items():
+            for attribute in BOUNDS:
+                name = plan.variants.nodes[0].attributes.get(attribute)
+                if isinstance(name, str):
+                    bounds = f"{path.rpartition('/')[0]}/{name}".lstrip("/")
+                    if bounds in self.plans and bounds != path:
+                        plan_times(plan, self.plans[bounds], self.members, self.findings)
+                        bounded |= {path, bounds}
+        for path, plan in self.plans.items():
+            if path not in bounded:
+                plan_times(plan, None, self.members, self.findings)
+
+    def _place(self) -> None:
+        """Which dimensions are joined, and where every file lies in them."""
+        coordinates: dict[str, dict[int, Values]] = {}
+        for key in self.sizes:
+            if key in self.keys.coordinates and key in self.plans:
+                plan = self.plans[key]
+                try:
+                    coordinates[key] = {number: plan.values(self.members, number) for number in plan.variants.members}
+                except RefindexError as error:
+                    self.findings.bar(f"/{key}: {error}")
+        chosen = differing_dimensions(self.members, self.sizes, coordinates, self.options, self.findings)
+        for key in chosen:
+            dim = join_dimension(key, self.members, self.sizes[key], coordinates.get(key), self.options, self.findings)
+            if dim is not None:
+                self.dims[key] = dim
+        if len(self.dims) != len(chosen):
+            return
+        dims = list(self.dims.values())
+        self.left_out = set(check_positions(self.members, dims, self.options, self.findings))
+        for number, member in enumerate(self.members):
+            if member.is_base:
+                self.cells |= base_cells(member, dims, number)
+            elif number not in self.left_out:
+                self.cells.add(tuple(dim.tracks[number][0][0] if dim.tracks[number] else -1 for dim in dims))
+
+    def _axes(self, plan: ArrayPlan) -> list[JoinedDim | None]:
+        return [self.dims.get(key) for key in self.keys.of(plan.path, plan.dims)]
+
+    def _uses(self, path: str) -> list[Use]:
+        """The members whose arrays are used, each at its place; those at one place must be equal."""
+        plan = self.plans[path]
+        axes = self._axes(plan)
+        joined = [dim for dim in axes if dim is not None]
+        uses: list[Use] = []
+        holders: dict[tuple[int, ...], int] = {}
+        for number, kind in zip(plan.variants.members, plan.variants.kinds, strict=True):
+            if number in self.left_out:
+                continue
+            tracks = tuple(dim.tracks[number] for dim in joined)
+            here = self._cells_of(number, joined)
+            taken = next((holders[cell] for cell in here if cell in holders), None)
+            if taken is not None:
+                self._compare(plan, taken, number, joined)
+                continue
+            holders |= dict.fromkeys(here, number)
+            uses.append(Use(member=number, kind=kind, tracks=tracks))
+        self._check_missing(plan, holders, joined)
+        return uses
+
+    def _cells_of(self, number: int, joined: Sequence[JoinedDim]) -> set[tuple[int, ...]]:
+        member = self.members[number]
+        if member.is_base:
+            return base_cells(member, joined, number) if joined else {()}
+        return {tuple(dim.tracks[number][0][0] for dim in joined)}
+
+    def _compare(self, plan: ArrayPlan, one: int, other: int, joined: Sequence[JoinedDim]) -> None:
+        """Two files have a variable at the same place: their values must be equal."""
+        if self.options.on_difference == "first" or plan.path in self.differing:
+            return
+        try:
+            equal = self._equal(plan, one, other)
+        except RefindexError as error:
+            self.findings.bar(f"/{plan.path}: {error}")
+            return
+        if equal:
+            return
+        names = f"{self.members[one].name} and {self.members[other].name}"
+        if self.options.on_difference == "stack" and not joined and len(self.dims) == 1:
+            self.differing[plan.path] = next(iter(self.dims))
+            self.findings.note(
+                self.members[other].name,
+                plan.path,
+                f"values differ between {names}: stacked along {next(iter(self.dims))}",
+            )
+            return
+        self.findings.bar(
+            f"/{plan.path}: values differ between {names}; pass on_difference='first' (--on-difference first) to take "
+            "those of the first file, or 'stack' to keep all"
+        )
+
+    def _equal(self, plan: ArrayPlan, one: int, other: int) -> bool:
+        first, second = self.members[one], self.members[other]
+        kinds = plan.variants.kind_of(one), plan.variants.kind_of(other)
+        if not first.is_base and kinds[0] == kinds[1]:
+            tables = first.table(plan.path), second.table(plan.path)
+            inline = all(bool((t.source < 0).all()) for t in tables)
+            if inline and tables[0].data == tables[1].data and np.array_equal(tables[0].chunk, tables[1].chunk):
+                return True
+        values = plan.values(self.members, other)
+        if first.is_base:
+            known = constants(first.nodes[""].joined).get(plan.path)
+            if known is not None and known == digest(values):
+                return True
+        before = plan.values(self.members, one)
+        if not first.is_base:
+            self.digests.setdefault(plan.path, digest(before))
+        return same_values(before, values)
+
+    def _check_missing(
+        self, plan: ArrayPlan, holders: Mapping[tuple[int, ...], int], joined: Sequence[JoinedDim]
+    ) -> None:
+        """Places at which no file has a variable read as fill values that are told from all others."""
+        if not joined:
+            return
+        places = 1
+        for dim in joined:
+            places *= len(np.unique(dim.segment))
+        if len(holders) >= places:
+            return
+        order = [list(self.dims).index(dim.key) for dim in joined]
+        lacking = [
+            member.name
+            for number, member in enumerate(self.members)
+            if number not in plan.variants.members
+            and number not in self.left_out
+            and all(self.dims[dim.key].tracks[number] for dim in joined)
+        ]
+        there = {tuple(cell[at] for at in order) for cell in self.cells}
+        empty = places - len({cell for cell in there if -1 not in cell})
+        path = plan.path
+        again = plan_array(path, plan.variants, self.members, self.findings, missing=True)
+        if again is None:
+            return
+        if plan.converted:
+            plan.reasons = list(dict.fromkeys([*plan.reasons, *again.reasons]))
+        else:
+            self.plans[path] = plan = again
+        if lacking:
+            self.findings.note(lacking[0], path, f"missing in {some(lacking)}: reads as fill values there")
+        if empty:
+            self.findings.note(
+                self.members[plan.variants.members[0]].name,
+                path,
+                f"{empty} of {places} places along {' x '.join(dim.key for dim in joined)} have no file: fill values",
+            )
+
+    def _repeated(self) -> Joined:
+        """Join again, with the variables that differ repeated along the joined dimension."""
+        members = [
+            member
+            if member.is_base
+            else repeat_member(
+                member,
+                self.differing,
+                {key: int(self.sizes[key][number]) for key in self.dims if self.sizes[key][number] >= 0},
+            )
+            for number, member in enumerate(self.members)
+        ]
+        findings = Findings(entries=[e for e in self.findings.entries if e.path in self.differing])
+        return _Join(members, self.options, findings).run(repeat=False)
+
+    def _sources(self) -> tuple[tuple[Source, ...], dict[int, IntArray]]:
+        numbers: dict[Source, int] = {}
+        ordered: list[Source] = []
+        if self.members[0].is_base:
+            ordered += self.members[0].sources
+            numbers |= {source: n for n, source in enumerate(ordered)}
+        maps: dict[int, IntArray] = {}
+        for number, member in enumerate(self.members):
+            if member.is_base:
+                maps[number] = np.arange(len(member.sources), dtype=np.int64)
+                continue
+            if number in self.left_out:
+                continue
+            found = []
+            for source in member.sources:
+                at = numbers.setdefault(source, len(ordered))
+                if at == len(ordered):
+                    ordered.append(source)
+                found.append(at)
+            maps[number] = np.array(found, dtype=np.int64)
+        return tuple(ordered), maps
+
+    def _groups(self) -> dict[str, Node]:
+        nodes: dict[str, Node] = {}
+        paths = dict.fromkeys(path for m in self.members for path, node in m.nodes.items() if not node.is_array)
+        for path in paths:
+            having = [m for n, m in enumerate(self.members) if path in m.nodes and n not in self.left_out]
+            distinct: dict[str, Node] = {}
+            for member in having:
+                distinct.setdefault(member.nodes[path].document, member.nodes[path])
+            kinds = list(distinct.values())
+            if not kinds:
+                continue
+            attributes, types, dropped, differing = merge_attributes(kinds)
+            left = [*dropped, *(name for name in differing if name not in dropped)]
+            if left:
+                self.findings.note(having[0].name, path, f"attributes that differ are left out: {', '.join(left)}")
+            nodes[path] = Node(path=path, document=dumps(group_document(attributes)), attribute_types=types)
+        return nodes
+
+    def _array(
+        self,
+        plan: ArrayPlan,
+        uses: Sequence[Use],
+        source_maps: Mapping[int, IntArray],
+        nodes: dict[str, Node],
+        tables: dict[str, tuple[ChunkTable, int | None]],
+        entries: list[ReportEntry],
+    ) -> None:
+        plan = self.plans[plan.path]
+        if not uses:
+            return
+        axes = self._axes(plan)
+        shape = tuple(
+            plan.variants.nodes[uses[0].kind].shape[n] if dim is None else dim.size for n, dim in enumerate(axes)
+        )
+        fill = self._fill(plan, uses, axes)
+        joined: JoinedReferences | None
+        if is_small(plan, uses, self.members, shape):
+            joined = join_values(plan, uses, self.members, axes, fill, self.findings)
+        else:
+            joined = join_references(plan, uses, self.members, axes, source_maps, fill, self.cache)
+        if joined is None:
+            return
+        document = array_document(
+            grid=joined.grid,
+            data_type=plan.data_type if plan.dtype is None else data_type_json(plan.dtype),
+            codecs=joined.codecs,
+            fill_value=fill if plan.dtype is None else fill_value_json(plan.dtype, fill),
+            dimension_names=plan.dims,
+            attributes=plan.attributes,
+        )
+        nodes[plan.path] = Node(
+            path=plan.path,
+            document=dumps(document),
+            encodings=joined.encodings,
+            attribute_types=plan.attribute_types,
+        ).knowing(json=document, grid=joined.grid)
+        tables[plan.path] = (joined.chunks, joined.dropped)
+        entries += self._entries(plan, uses, axes, joined)
+
+    def _fill(self, plan: ArrayPlan, uses: Sequence[Use], axes: Sequence[JoinedDim | None]) -> Any:
+        """What a place without a chunk reads as: what the files say, or, where a file is missing, a missing value."""
+        own = plan.fill_of(uses[0].kind)
+        joined = [dim for dim in axes if dim is not None]
+        places = 1
+        for dim in joined:
+            places *= len(np.unique(dim.segment))
+        covered = {cell for use in uses for cell in self._cells_of(use.member, joined)} if joined else {()}
+        if plan.dtype is None or not joined or len(covered) >= places:
+            return own
+        if plan.unpacked or (plan.dtype.kind in "fc" and "_FillValue" not in plan.attributes):
+            return plan.dtype.type(np.nan)
+        declared = plan.attributes.get("_FillValue")
+        if declared is not None and plan.dtype.kind in "iub":
+            return plan.dtype.type(declared)
+        if declared is not None and plan.dtype.kind == "f":
+            return plan.dtype.type(numeric_attributes(plan.variants.nodes[uses[0].kind])["_FillValue"])
+        return own
+
+    def _entries(
+        self, plan: ArrayPlan, uses: Sequence[Use], axes: Sequence[JoinedDim | None], joined: JoinedReferences
+    ) -> list[ReportEntry]:
+        along = " x ".join(dim.key for dim in axes if dim is not None)
+        if any(self.members[use.member].is_base for use in uses) and not plan.reasons:
+            return []
+        source = next(
+            (self.members[u.member].name for u in uses if not self.members[u.member].is_base),
+            self.members[uses[0].member].name,
+        )
+        inline = bool((joined.chunks.source < 0).all())
+        status = Status.ADAPTED if joined.adapted else Status.INLINED if inline else Status.NATIVE
+        said = [f"joined along {along} from {len(uses)} files" if along else f"the same in {self._count()} files"]
+        if len({use.kind for use in uses}) > 1 and joined.adapted and not plan.unpacked:
+            said.append("stored differently in different files")
+        return [ReportEntry(source=source, path=plan.path, status=status, reason="; ".join([*said, *plan.reasons]))]
+
+    def _count(self) -> int:
+        return len(self.members) - len(self.left_out)
+
+    def _record(self) -> dict[str, Any]:
+        """How the archive was joined, for those who append to it."""
+        base = self.members[0]
+        kept = dict(constants(base.nodes[""].joined)) if base.is_base else {}
+        for path, plan in self.plans.items():
+            if path in kept or any(self._axes(plan)) or path in self.digests:
+                continue
+            first = plan.variants.members[0]
+            if not self.members[first].is_base and bool((self.members[first].table(path).source < 0).all()):
+                self.digests[path] = digest(plan.values(self.members, first))
+        return {
+            "dims": [{"key": key, "coordinate": key in self.keys.coordinates} for key in self.dims]
+            or (base.nodes[""].joined or {}).get("dims", [])
+            if base.is_base
+            else [{"key": key, "coordinate": key in self.keys.coordinates} for key in self.dims],
+            "options": self.options.to_json(),
+            "constants": kept | self.digests,
+        }
+
+    def _placements(self, source_maps: Mapping[int, IntArray]) -> tuple[tuple[Placement, ...], bool]:
+        """Where all sources lie; only those of new files if the archive's stay where they are."""
+        new: list[Placement] = []
+        old: list[Placement] = []
+        moved = False
+        for dim in self.dims.values():
+            pieces: dict[int, list[tuple[int, int, int]]] = {}
+            columns = (dim.segment.tolist(), dim.start.tolist(), dim.length.tolist(), dim.at.tolist())
+            for segment, start, length, at in zip(*columns, strict=True):
+                pieces.setdefault(segment, []).append((start, length, at))
+            for number, member in enumerate(self.members):
+                if member.is_base:
+                    shifted = _shifted(member, dim, number, pieces)
+                    moved = moved or shifted != [p for p in member.placements if p.dim == dim.key]
+                    old += shifted
+                elif number in source_maps and len(source_maps[number]):
+                    new += [
+                        Placement(
+                            dim=dim.key,
+                            source=int(source_maps[number][0]),
+                            start=at,
+                            length=length,
+                            offset=offset + start,
+                        )
+                        for segment, offset in dim.tracks[number]
+                        for start, length, at in pieces.get(segment, ())
+                    ]
+        base = self.members[0]
+        if moved:
+            old += [p for p in base.placements if p.dim not in self.dims]
+        return ((*old, *new) if moved else tuple(new)), moved
+
+
+def _shifted(
+    member: Member, dim: JoinedDim, number: int, pieces: Mapping[int, list[tuple[int, int, int]]]
+) -> list[Placement]:
+    """The placements of an archive's sources where its parts have moved to."""
+    segments = {start: segment for segment, start in dim.tracks[number]}
+    ends = sorted(segments)
+    out = []
+    for placement in member.placements:
+        if placement.dim != dim.key:
+            continue
+        stop = placement.start + placement.length
+        for begin in ends:
+            if placement.start <= begin < stop:
+                out += [
+                    Placement(
+                        dim=dim.key,
+                        source=placement.source,
+                        start=at,
+                        length=length,
+                        offset=placement.offset + begin - placement.start + start,
+                    )
+                    for start, length, at in pieces.get(segments[begin], ())
+                ]
+    return out
+
+
+def alike(manifests: Sequence[Manifest]) -> bool:
+    """Whether files look like parts of one archive: each has an array with the dimensions of one of the first's."""
+    signatures = [
+        {(path, array.dims) for path, array in manifest.arrays.items() if array.shape} for manifest in manifests
+    ]
+    first = signatures[0] if signatures else set()
+    return bool(first) and all(signature & first for signature in signatures[1:])

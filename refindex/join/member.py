@@ -1,0 +1,177 @@
+"""What is joined: a scanned file, or an archive to which files are appended."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from refindex.access import urls
+from refindex.model.chunks import ChunkTable
+from refindex.model.manifest import Manifest, Node, Placement, ReportEntry, Source
+
+
+class Reader(Protocol):
+    """What a join needs of a stored manifest."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def nodes(self) -> Mapping[str, Node]: ...
+
+    @property
+    def sources(self) -> Sequence[Source]: ...
+
+    @property
+    def placements(self) -> Sequence[Placement]: ...
+
+    def find(self, path: str, chunks: Any = None, *, start: int = 0) -> ChunkTable: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One of the hierarchies that are joined.
+
+    Parameters
+    ----------
+    name:
+        As messages call it.
+    nodes:
+        Groups and arrays by path.
+    sources:
+        As the references number them.
+    find:
+        References of an array from a chunk number on.
+    placements:
+        Of an archive: where its sources lie.
+    is_base:
+        Whether it is the archive that is appended to, of which as much as possible stays as it is.
+    """
+
+    name: str
+    nodes: Mapping[str, Node]
+    sources: Sequence[Source]
+    find: Callable[[str, int], ChunkTable]
+    report: Sequence[ReportEntry] = ()
+    placements: Sequence[Placement] = ()
+    is_base: bool = False
+
+    @classmethod
+    def of_file(cls, manifest: Manifest, name: str = "") -> Member:
+        """A scanned file."""
+        arrays = manifest.arrays
+
+        def find(path: str, start: int) -> ChunkTable:
+            table = arrays[path].chunks
+            return table if not start else table.take(slice(int(np.searchsorted(table.chunk, start)), None))
+
+        return cls(
+            name=name or (urls.display(manifest.sources[0].url) if manifest.sources else "manifest"),
+            nodes=manifest.nodes,
+            sources=manifest.sources,
+            find=find,
+            report=manifest.report.entries,
+        )
+
+    @classmethod
+    def of_archive(cls, reader: Reader) -> Member:
+        """An archive that was joined before."""
+        return cls(
+            name=urls.display(reader.url) if reader.url else "the archive",
+            nodes=reader.nodes,
+            sources=reader.sources,
+            find=lambda path, start: reader.find(path, start=start),
+            placements=reader.placements,
+            is_base=True,
+        )
+
+    def table(self, path: str, start: int = 0) -> ChunkTable:
+        """References of an array from a chunk number on."""
+        return self.find(path, start)
+
+    @cached_property
+    def arrays(self) -> dict[str, Node]:
+        """Arrays by path."""
+        return {path: node for path, node in self.nodes.items() if node.is_array}
+
+    def name_at(self, dim: str, element: int) -> str:
+        """Name of the file that an element of a joined dimension comes from."""
+        for placement in self.placements:
+            if placement.dim == dim and placement.start <= element < placement.start + placement.length:
+                return urls.display(self.sources[placement.source].url)
+        return self.name
+
+
+def numeric_attributes(node: Node) -> dict[str, Any]:
+    """The attributes of an array with the types that they have in its file, ``_FillValue`` included.
+
+    Documents spell ``_FillValue`` of floating-point arrays as base64 of a double, as xarray reads it.
+    """
+    attributes = node.typed_attributes
+    fill, dtype = attributes.get("_FillValue"), node.dtype
+    if fill is not None and dtype is not None and dtype.kind in "iufb":
+        if isinstance(fill, str):
+            fill = struct.unpack("<d", base64.b64decode(fill))[0]
+        attributes = dict(attributes)
+        attributes["_FillValue"] = np.asarray(fill).astype(dtype.newbyteorder("="))[()]
+    return attributes
+
+
+@dataclass(slots=True, kw_only=True)
+class Variants:
+    """The different documents that the members have for one array path.
+
+    A thousand files of a year have one or two kinds of document for each variable: what documents say is
+    worked out once a kind.
+
+    Parameters
+    ----------
+    nodes:
+        One node of each kind.
+    members:
+        Numbers of the members that have the array.
+    kinds:
+        For each of them, the number of its kind.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    members: list[int] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
+    _kind_of: dict[int, int] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, members: Sequence[Member], path: str) -> Variants:
+        found = cls()
+        known: dict[tuple[str, bool], list[int]] = {}
+        for number, member in enumerate(members):
+            node = member.nodes.get(path)
+            if node is None or not node.is_array:
+                continue
+            same = known.setdefault((node.document, member.is_base), [])
+            for kind in same:
+                other = found.nodes[kind]
+                if other.encodings == node.encodings and other.attribute_types == node.attribute_types:
+                    break
+            else:
+                kind = len(found.nodes)
+                found.nodes.append(node)
+                same.append(kind)
+            found.members.append(number)
+            found.kinds.append(kind)
+        return found
+
+    def kind_of(self, member: int) -> int:
+        """The kind of a member's document."""
+        if len(self._kind_of) != len(self.members):
+            self._kind_of = dict(zip(self.members, self.kinds, strict=True))
+        return self._kind_of[member]
+
+    def first_of(self, kind: int) -> int:
+        """Number of the first member of a kind."""
+        return self.members[self.kinds.index(kind)]

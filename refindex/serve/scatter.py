@@ -1,0 +1,240 @@
+"""Stored chunks to values in the result of one selection."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Buffer, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refindex.access import urls
+from refindex.decode.decoder import MANY, Decoder
+from refindex.errors import DecodeError, FormatError, SourceError, UnsupportedError
+from refindex.model.chunks import INLINE
+from refindex.serve.cache import ChunkCache
+from refindex.serve.parts import Points, Runs, gather, is_basic
+from refindex.serve.plan import IntArray, Places, Plan
+
+type Values = np.ndarray[Any, Any]
+
+_TOGETHER = 4 << 20
+"""Decoded bytes of small chunks that are decoded together: they stay in the processor's cache."""
+
+
+class Scatter:
+    """Decodes the chunks of a plan to where they go. Safe to use from several threads, each with chunks of its own.
+
+    Parameters
+    ----------
+    plan, places:
+        What is read, and where it goes.
+    out:
+        The result.
+    fill:
+        Value of what is not in a source.
+    drop_axes:
+        Dimensions of length one in what is selected of a chunk that the result does not have.
+    cache:
+        Where decoded chunks are kept of which only a part was wanted.
+    sources:
+        URLs of the sources, for messages.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        places: Places,
+        out: Values,
+        *,
+        fill: Any,
+        drop_axes: tuple[int, ...] = (),
+        cache: ChunkCache | None = None,
+        sources: Sequence[Any] = (),
+    ) -> None:
+        self.plan = plan
+        self.places = places
+        self.out = out
+        self._fill = fill
+        self._drop = drop_axes
+        self._cache = cache
+        self._sources = sources
+        self._lock = threading.Lock()
+        self._gathered: dict[int, tuple[Values, int]] = {}
+
+    def absent(self) -> None:
+        """Fill in the places of chunks that do not exist."""
+        if len(self.plan.absent) == len(self.places.chunks):
+            self.out[...] = self._fill
+            return
+        outside = self.places.outside
+        for position in self.plan.absent.tolist():
+            self.out[outside[position]] = self._fill
+
+    def inline(self) -> None:
+        """Decode the chunks whose bytes are in the manifest."""
+        table = self.plan.table
+        for row in self.plan.inline.tolist():
+            start = int(table.offset[row])
+            self.whole(row, memoryview(table.data)[start : start + int(table.length[row])])
+
+    def destination(self, row: int) -> Values | None:
+        """Where the elements of a chunk go, if all of them do, in their order, and without conversion."""
+        decoder = self.plan.decoders[int(self.plan.which[row])]
+        position = int(self.plan.position[row])
+        if not decoder.plain or decoder.element != self.out.dtype or self._drop or not self.plan.covered[row]:
+            return None
+        if row in self.plan.parts or int(self.plan.table.length[row]) != decoder.nbytes:
+            return None
+        target = self._whole_target(decoder, position)
+        return target if target is not None and target.flags.c_contiguous else None
+
+    def _whole_target(self, decoder: Decoder, position: int) -> Values | None:
+        inside, outside = self.places.inside[position], self.places.outside[position]
+        if not isinstance(inside, tuple) or not is_basic(outside) or not all(isinstance(p, slice) for p in inside):
+            return None
+        target = self.out[outside]
+        # Slices give the shape of the whole chunk only where they are all of it.
+        return target if isinstance(target, np.ndarray) and target.shape == decoder.encoding.shape else None
+
+    def arrived(self, first: int, last: int, order: IntArray, start: int, buffer: memoryview) -> None:
+        """Decode the ranges ``order[first:last]`` of a request that began at byte ``start`` of its source.
+
+        Raises
+        ------
+        DecodeError
+            Naming the array, the chunk, and where it is stored.
+        """
+        plan = self.plan
+        ranges = order[first:last]
+        rows = plan.row[ranges]
+        begins = plan.offset[ranges] - start
+        ends = begins + plan.length[ranges]
+        alone = np.ones(len(rows), dtype=bool)
+        if len(rows) > 4:
+            for number in np.unique(plan.which[rows]).tolist():
+                decoder = plan.decoders[number]
+                if decoder.nbytes > MANY or self._drop:
+                    continue
+                chosen = np.flatnonzero((plan.which[rows] == number) & plan.covered[rows])
+                if plan.parts:
+                    chosen = chosen[[r not in plan.parts for r in rows[chosen].tolist()]]
+                if self._cache is not None:
+                    chosen = chosen[~self.places.partial[plan.position[rows[chosen]]]]
+                if len(chosen):
+                    alone[chosen] = False
+                    self._many(decoder, rows[chosen], begins[chosen], ends[chosen], buffer)
+        for at in np.flatnonzero(alone).tolist():
+            row, data = int(rows[at]), buffer[int(begins[at]) : int(ends[at])]
+            part = plan.parts.get(row)
+            if part is None:
+                self.whole(row, data)
+            else:
+                self._part(row, part[0], int(ranges[at]) - part[1], data)
+
+    def _many(self, decoder: Decoder, rows: IntArray, begins: IntArray, ends: IntArray, buffer: memoryview) -> None:
+        inside, outside, out = self.places.inside, self.places.outside, self.out
+        step = max(1, _TOGETHER // max(1, decoder.nbytes))
+        for at in range(0, len(rows), step):
+            some = slice(at, at + step)
+            stored = [buffer[a:b] for a, b in zip(begins[some].tolist(), ends[some].tolist(), strict=True)]
+            try:
+                values = decoder.many(stored)
+            except (DecodeError, FormatError, UnsupportedError):
+                for row, data in zip(rows[some].tolist(), stored, strict=True):
+                    self.whole(row, data)  # finds the one that fails, and names it
+                raise
+            for value, position in zip(values, self.plan.position[rows[some]].tolist(), strict=True):
+                out[outside[position]] = value[inside[position]]
+
+    def whole(self, row: int, data: Buffer) -> None:
+        """Decode one chunk, of which all bytes are there."""
+        plan = self.plan
+        decoder, position = plan.decoders[int(plan.which[row])], int(plan.position[row])
+        try:
+            if plan.covered[row] and not self._drop:
+                target = self._whole_target(decoder, position)
+                if target is not None:
+                    decoder.into(data, target)
+                    return
+            values = decoder.values(data)
+            if not plan.covered[row]:
+                values = decoder.placed(values, tuple(plan.shapes[row].tolist()), self._fill)
+            if self._cache is not None and self.places.partial[position] and not decoder.plain:
+                if not decoder.copies or values.base is None:
+                    values = values.copy()
+                self._cache.put(self.key(int(plan.table.chunk[row])), values)
+            self.assign(position, values)
+        except (DecodeError, FormatError, UnsupportedError) as error:
+            raise self._undecoded(row, error) from error
+
+    def key(self, chunk: int) -> tuple[str, int]:
+        """What a chunk is called in the cache."""
+        return self.plan.node.path, chunk
+
+    def assign(self, position: int, values: Values) -> None:
+        """Put what is selected of a whole chunk where it goes."""
+        selected = values[self.places.inside[position]]
+        if self._drop:
+            selected = selected.squeeze(axis=self._drop)
+        self.out[self.places.outside[position]] = selected
+
+    def _part(self, row: int, part: Runs | Points, number: int, data: memoryview) -> None:
+        """Put one range of a chunk, the ``number``-th of those that were asked for, where it goes."""
+        plan = self.plan
+        position = int(plan.position[row])
+        element = plan.decoders[int(plan.which[row])].element
+        if element is None:
+            raise FormatError(f"/{plan.node.path}: a part of a chunk whose elements are not stored as they are")
+        if isinstance(part, Runs):
+            values: Values = np.ndarray(part.inner, element, data, strides=part.strides)
+            outside = self.places.outside[position]
+            if is_basic(outside) and not self._drop:
+                target = self.out[outside] if part.shape else self.out
+                at = tuple(int(i) for i in np.unravel_index(number, part.outer)) if part.outer else ()
+                if not part.shape:
+                    self.out[outside] = values
+                else:
+                    target[(*at, ...)] = values
+                return
+            whole, done = self._collect(row, part.shape, element, len(part.offsets))
+            whole[np.unravel_index(number, part.outer) if part.outer else ...] = values
+        else:
+            some = slice(int(part.first[number]), int(part.first[number + 1]))
+            whole, done = self._collect(row, part.shape, element, len(part.first) - 1)
+            whole.reshape(-1)[part.order[some]] = gather(data, part.at[some] - part.at[some.start], element)
+        with self._lock:
+            values, left = self._gathered[row]
+            self._gathered[row] = values, left - 1
+            done = left == 1
+        if done:
+            selected = values.squeeze(axis=self._drop) if self._drop else values
+            self.out[self.places.outside[position]] = selected
+            with self._lock:
+                del self._gathered[row]
+
+    def _collect(self, row: int, shape: tuple[int, ...], element: np.dtype[Any], count: int) -> tuple[Values, bool]:
+        with self._lock:
+            if row not in self._gathered:
+                self._gathered[row] = np.empty(shape, element), count
+            return self._gathered[row][0], False
+
+    def name(self, row: int) -> str:
+        """The key of a chunk."""
+        return f"/{self.plan.node.path}/{self.plan.node.grid.key(int(self.plan.table.chunk[row]))}"
+
+    def _undecoded(self, row: int, error: Exception) -> DecodeError:
+        table = self.plan.table
+        where = "the manifest"
+        if int(table.source[row]) != INLINE:
+            where = f"{table.offset[row]} of {urls.display(self._sources[int(table.source[row])].url)}"
+        return DecodeError(
+            f"{self.name(row)}: {table.length[row]} bytes at {where}: {error}. "
+            "The file is damaged, or the manifest does not belong to it: scan it again."
+        )
+
+    def unread(self, rows: npt.NDArray[np.int64], error: SourceError) -> SourceError:
+        """A failed request as an error that names the chunks for which it was."""
+        some = ", ".join(self.name(int(row)) for row in rows[:3]) + (" and others" if len(rows) > 3 else "")
+        return type(error)(f"{error} (for {some})")
