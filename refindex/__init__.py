@@ -7,11 +7,14 @@ serves it to zarr, xarray and fsspec.
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-from refindex.api import open, scan  # noqa: A004
+from refindex.api import append, diff, log, open, remove, restore, scan, vacuum  # noqa: A004
+from refindex.difference import ArrayDifference, Difference
 from refindex.errors import (
+    ConflictError,
     DecodeError,
     ExistsError,
     FormatError,
+    JoinError,
     ManifestError,
     NotFoundError,
     RefindexError,
@@ -19,11 +22,14 @@ from refindex.errors import (
     StaleSourceError,
     UnsupportedError,
 )
+from refindex.growth import Growth
+from refindex.model.change import Commit
 from refindex.model.chunks import ChunkTable
 from refindex.model.encoding import Encoding, Filter
 from refindex.model.grid import ChunkGrid
-from refindex.model.manifest import Array, Manifest, Node, ReportEntry, ScanReport, Source, Status
+from refindex.model.manifest import Array, Manifest, Node, Placement, ReportEntry, ScanReport, Source, Status
 from refindex.scan import Progress
+from refindex.storage import Removed
 
 if TYPE_CHECKING:
     from refindex.archive import Archive
@@ -33,19 +39,27 @@ __version__ = _version("refindex")
 __all__ = [
     "Archive",
     "Array",
+    "ArrayDifference",
     "ChunkGrid",
     "ChunkTable",
+    "Commit",
+    "ConflictError",
     "DecodeError",
+    "Difference",
     "Encoding",
     "ExistsError",
     "Filter",
     "FormatError",
+    "Growth",
+    "JoinError",
     "Manifest",
     "ManifestError",
     "Node",
     "NotFoundError",
+    "Placement",
     "Progress",
     "RefindexError",
+    "Removed",
     "ReportEntry",
     "ScanReport",
     "Source",
@@ -53,8 +67,14 @@ __all__ = [
     "StaleSourceError",
     "Status",
     "UnsupportedError",
+    "append",
+    "diff",
+    "log",
     "open",
+    "remove",
+    "restore",
     "scan",
+    "vacuum",
 ]
 
 

@@ -9,17 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace as with_changes
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from refindex import growth, storage
 from refindex.access import urls
 from refindex.access.files import Stale
+from refindex.difference import Difference, compare
+from refindex.growth import Growth
 from refindex.join import JoinOptions, Member, alike
 from refindex.join import join as join_members
 from refindex.join.options import OnDifference, Overlap
+from refindex.model.change import Commit
 from refindex.model.manifest import Manifest, ReportEntry, ScanReport, Status, set_writer
 from refindex.scan import Progress, Scanned, expand, scan_many, scan_source
+from refindex.storage import Removed
 
 if TYPE_CHECKING:
     from refindex.archive import Archive
@@ -120,13 +126,13 @@ def _together(scanned: Scanned, how: bool | Literal["auto"], options: JoinOption
             status=Status.NOTE,
             reason="the files have no variable with the same dimensions in common: each is a group of its own",
         )
-        return replace(united, report=ScanReport(entries=(*united.report, note)))
+        return with_changes(united, report=ScanReport(entries=(*united.report, note)))
     if len(manifests) == 1 and not options.stack:
         only = manifests[0]
-        return replace(only, report=ScanReport(entries=(*only.report, *scanned.failures)))
+        return with_changes(only, report=ScanReport(entries=(*only.report, *scanned.failures)))
     members = [Member.of_file(manifest, urls.display(url)) for url, manifest in scanned.manifests.items()]
     joined = join_members(members, options).to_manifest()
-    return replace(joined, report=ScanReport(entries=(*joined.report, *scanned.failures)))
+    return with_changes(joined, report=ScanReport(entries=(*joined.report, *scanned.failures)))
 
 
 def _scan_each(
@@ -160,10 +166,208 @@ def _scan_each(
         )
 
 
+def append(
+    archive: str | os.PathLike[str],
+    sources: Sources,
+    *,
+    replace: bool = False,
+    overlap: Overlap | None = None,
+    on_difference: OnDifference | None = None,
+    variables: Collection[str] | None = None,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    strict: bool = False,
+    progress: bool | Callable[[Progress], None] = False,
+    dry_run: bool = False,
+) -> Growth:
+    """Join more files to an archive, as it was joined before, in one commit.
+
+    Only files that the archive does not have are scanned. They are put where their coordinates say, between others if
+    need be. Along the leading dimension, an append costs in proportion to what is new.
+
+    Parameters
+    ----------
+    archive:
+        Path or URL of an archive.
+    sources:
+        Paths, URLs, globs or folders. Files that the archive has, and that have not changed, are skipped.
+    replace:
+        Whether files that have changed since they were scanned take the place of what they were.
+    overlap, on_difference:
+        As for :func:`scan`; by default as when the archive was made.
+    variables, workers, executor, storage_options, strict, progress:
+        As for :func:`scan`.
+    dry_run:
+        Whether to scan, join and report, and write nothing.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no archive, or no such file.
+    StaleSourceError
+        If the archive has a file in another state, and ``replace`` is not set.
+    JoinError
+        If the files cannot be joined to it; the message lists all that stands in the way. Nothing is written.
+    ConflictError
+        If other writers commit all the time, for minutes.
+    """
+    url = urls.absolute(archive).rstrip("/")
+    several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    found = expand(several, storage_options)
+    with closing(storage.open_reader(url, storage_options=storage_options)) as reader:
+        version = reader.version
+        files = growth.sort_files(found, reader.sources, storage_options)
+    if not replace:
+        growth.refuse_changed(files.changed)
+    todo = [*files.new, *files.changed]
+    if not todo:
+        return Growth(version=version, skipped=tuple(urls.display(name) for name in files.same))
+    scanned = _scan_each(todo, variables, workers, executor, storage_options, strict=strict, progress=progress)
+    return growth.append(
+        url,
+        scanned,
+        replaced=[name for name in files.changed if name in scanned.manifests],
+        skipped=files.same,
+        overlap=overlap,
+        on_difference=on_difference,
+        storage_options=storage_options,
+        dry_run=dry_run,
+    )
+
+
+def remove(
+    archive: str | os.PathLike[str],
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+) -> Growth:
+    """Take files out of a joined archive, in one commit.
+
+    Parameters
+    ----------
+    archive:
+        Path or URL of an archive.
+    sources:
+        Paths, URLs or globs of files that it has; they need not exist any more.
+    dry_run:
+        Whether to tell what would be removed, and write nothing.
+
+    Raises
+    ------
+    NotFoundError
+        If the archive has no such file, or none would be left.
+    UnsupportedError
+        If it is not joined, or merged of files with different variables.
+    """
+    several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    return growth.remove(
+        urls.absolute(archive).rstrip("/"),
+        [os.fspath(source) for source in several],
+        storage_options=storage_options,
+        dry_run=dry_run,
+    )
+
+
+def log(archive: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> list[Commit]:
+    """The versions of an archive that can be opened, the newest first.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no archive.
+    ManifestError
+        If its log is damaged.
+    """
+    return storage.history(urls.absolute(archive).rstrip("/"), storage_options)
+
+
+def diff(
+    archive: str | os.PathLike[str],
+    old: int,
+    new: int | None = None,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Difference:
+    """What differs between two versions of an archive: files, groups, arrays, references.
+
+    Parameters
+    ----------
+    old, new:
+        Versions; ``new`` is the newest if None.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no archive, or not these versions of it.
+    ManifestError
+        If either is damaged.
+    """
+    url = urls.absolute(archive).rstrip("/")
+    with (
+        closing(storage.open_reader(url, version=old, storage_options=storage_options)) as before,
+        closing(storage.open_reader(url, version=new, storage_options=storage_options)) as after,
+    ):
+        return compare(before, after)
+
+
+def restore(archive: str | os.PathLike[str], version: int, *, storage_options: Mapping[str, Any] | None = None) -> int:
+    """Make an old version the newest again, as a new version; returns its number.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no archive, or not this version of it.
+    ConflictError
+        If another writer commits meanwhile.
+    """
+    return storage.restore(urls.absolute(archive).rstrip("/"), version, storage_options=storage_options)
+
+
+def vacuum(
+    archive: str | os.PathLike[str],
+    *,
+    keep_versions: int | None = None,
+    older_than: timedelta | None = None,
+    dry_run: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[Removed]:
+    """Remove what no version needs: old versions, and files of writers that were stopped half-way.
+
+    Parameters
+    ----------
+    keep_versions:
+        Versions beyond so many of the newest expire.
+    older_than:
+        Versions that were committed longer ago expire. With neither, none does. The newest always stays.
+    dry_run:
+        Whether to tell what would be removed, and remove nothing.
+
+    Returns
+    -------
+    list of Removed
+        What was removed, and its bytes.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no archive.
+    """
+    return storage.vacuum(
+        urls.absolute(archive).rstrip("/"),
+        keep_versions=keep_versions,
+        older_than=older_than,
+        dry_run=dry_run,
+        storage_options=storage_options,
+    )
+
+
 def open(  # noqa: A001 -- the name in the public face, used as refindex.open
     url: str | os.PathLike[str],
     *,
     version: int | None = None,
+    as_of: datetime | None = None,
     storage_options: Mapping[str, Any] | None = None,
     stale: Stale = "error",
 ) -> Archive:
@@ -175,6 +379,8 @@ def open(  # noqa: A001 -- the name in the public face, used as refindex.open
         Path or URL of a manifest or a source file.
     version:
         Snapshot of a stored manifest; the newest if None.
+    as_of:
+        A time instead: the newest snapshot that is not younger. A time without a zone is local time.
     storage_options:
         Options for fsspec, for the manifest and its sources.
     stale:
@@ -190,6 +396,13 @@ def open(  # noqa: A001 -- the name in the public face, used as refindex.open
     from refindex.archive import Archive
     from refindex.serve.opening import Opening
 
+    if version is not None and as_of is not None:
+        raise ValueError("give version or as_of, not both")
+    if as_of is not None:
+        with closing(
+            storage.open_reader(urls.absolute(url).rstrip("/"), as_of=as_of, storage_options=storage_options)
+        ) as reader:
+            version = reader.version
     if stale not in ("error", "warn", "ignore"):
         raise ValueError(f"stale must be 'error', 'warn' or 'ignore', got {stale!r}")
     return Archive(
@@ -205,8 +418,6 @@ def open(  # noqa: A001 -- the name in the public face, used as refindex.open
 def _save(
     manifest: Manifest, url: str, *, overwrite: bool = False, storage_options: Mapping[str, Any] | None = None
 ) -> int:
-    from refindex import storage
-
     return storage.save(manifest, url, overwrite=overwrite, storage_options=storage_options)
 
 

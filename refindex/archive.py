@@ -89,6 +89,23 @@ class Archive(AbstractContextManager["Archive"]):
         """All groups as a lazy xarray tree. Options are those of :func:`xarray.open_datatree`."""
         return xr.open_datatree(self.store, engine=RefindexBackendEntrypoint, **options)  # type: ignore[arg-type]
 
+    def refresh(self) -> bool:
+        """Move on to the newest version; whether there was a newer one.
+
+        Stores, groups and datasets that were handed out before keep reading the version that they were made of.
+        An archive that was opened from a source, or from memory, stays as it is.
+        """
+        opening = self.store.archive
+        if opening.manifest is not None:
+            return False
+        if storage.newest_version(self.url, opening.storage_options) == self.version:
+            return False
+        newest = Archive(replace(opening, version=None))
+        # What was handed out still reads through the old reader, which is closed when the last of it goes.
+        self._reader, self._resolver, self.store = newest._reader, newest._resolver, newest.store
+        self.__dict__.pop("group", None)
+        return True
+
     def close(self) -> None:
         """Close the manifest and all sources."""
         self._resolver.close()

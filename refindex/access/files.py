@@ -165,6 +165,13 @@ class SourcePool:
                 self._open.move_to_end(source)
             return found
 
+    def _ready(self, source: int) -> RangeReader | None:
+        """An open reader that is checked: one that only :meth:`remote` has opened is not."""
+        found = self._found(source)
+        if isinstance(found, LocalFile) or found is None or not self._must_check(source, found):
+            return found
+        return None
+
     def _keep(self, source: int, opened: RangeReader) -> None:
         with self._lock:
             self._open[source] = opened
@@ -183,7 +190,7 @@ class SourcePool:
         StaleSourceError
             If the file is no longer what was scanned and ``stale="error"``.
         """
-        found = self._found(source)
+        found = self._ready(source)
         if found is not None:
             return found
         recorded = self.sources[source]
@@ -226,7 +233,7 @@ class SourcePool:
 
     async def read_async(self, source: int, offset: int, length: int) -> bytes:
         """:meth:`read` without blocking the event loop."""
-        reader = self._found(source)
+        reader = self._ready(source)
         if reader is None:
             reader = await asyncio.to_thread(partial(self.reader, source))
         with reading(self.sources[source].url, f"reading {length} bytes at {offset}", referenced=True):
@@ -261,9 +268,10 @@ class SourcePool:
             recorded = self.sources[source]
             with reading(recorded.url, "opening", referenced=True):
                 found = open_reader(recorded.url, self._options)
-            if self._stale != "ignore" and source not in self._checked and found.loop is None:
-                return self.reader(source)
-            self._keep(source, found)
+            if isinstance(found, RemoteFile) and found.loop is not None:
+                self._keep(source, found)
+            else:
+                found = self.reader(source)
         if not isinstance(found, RemoteFile):
             raise SourceError(f"{urls.display(self.sources[source].url)}: not a remote file")
         return found

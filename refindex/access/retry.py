@@ -32,7 +32,8 @@ def is_transient(error: BaseException) -> bool:
 
 def _waits() -> Iterator[float]:
     for attempt in range(ATTEMPTS - 1):
-        yield FIRST_WAIT * 2**attempt * random.uniform(0.5, 1)  # noqa: S311 -- so that clients do not return together
+        # Not all the same: clients that were turned away together must not return together.
+        yield FIRST_WAIT * 2**attempt * random.uniform(0.5, 1)
 
 
 def retrying[T](request: Callable[[], T]) -> T:

@@ -15,7 +15,7 @@ from refindex.model.encoding import BLOSC, BZIP2, DEFLATE, FLETCHER32, SHUFFLE, 
 from refindex.model.promotion import widens
 
 MANY = 1 << 15
-"""Chunks of at most this many decoded bytes are decoded together: beyond it a numpy call costs little beside its work."""
+"""Chunks of at most this many decoded bytes are decoded together: beyond it a numpy call costs little."""
 
 _FILTERS = {
     "numcodecs.zlib": DEFLATE,

@@ -3,5 +3,6 @@
 from refindex.join.joiner import Joined, alike, join
 from refindex.join.member import Member
 from refindex.join.options import JoinOptions
+from refindex.join.removal import without
 
-__all__ = ["JoinOptions", "Joined", "Member", "alike", "join"]
+__all__ = ["JoinOptions", "Joined", "Member", "alike", "join", "without"]

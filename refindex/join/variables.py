@@ -17,7 +17,7 @@ from refindex.join.values import array_values
 from refindex.model.dtype import fill_value_from_json
 from refindex.model.manifest import Node
 from refindex.model.packing import PACKING_ATTRIBUTES, Packing, packing_of
-from refindex.model.promotion import common_type
+from refindex.model.promotion import common_type, widens
 
 type Values = np.ndarray[Any, Any]
 
@@ -86,7 +86,10 @@ class ArrayPlan:
         node = self.variants.nodes[kind]
         if self.dtype is None or node.dtype is None:
             return node.json["fill_value"]
-        return self.convert(fill_value_from_json(node.dtype, node.json["fill_value"]).reshape(1), kind)[0]
+        fill = fill_value_from_json(node.dtype, node.json["fill_value"]).reshape(1)
+        if self.converted and not widens(node.dtype, self.dtype):
+            return self.dtype.type(0)  # times have no gaps: nothing is filled
+        return self.convert(fill, kind)[0]
 
 
 def plan_array(

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from refindex.model.chunks import ChunkTable
-from refindex.model.manifest import Manifest, Node, Placement, ReportEntry, Source
+from refindex.model.manifest import Array, Manifest, Node, Placement, ReportEntry, ScanReport, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,35 @@ class Change:
     placements: tuple[Placement, ...] = ()
     replace_placements: bool = False
     report: tuple[ReportEntry, ...] = ()
+
+    def applied_to(self, manifest: Manifest) -> Manifest:
+        """The manifest that this change makes of one in memory."""
+        arrays: dict[str, Array] = {}
+        for path, node in self.nodes.items():
+            if not node.is_array:
+                continue
+            parts = []
+            before = manifest.arrays.get(path)
+            if before is not None:
+                end = self.dropped.get(path)
+                table = before.chunks
+                parts.append(table if end is None else table.take(slice(0, int(np.searchsorted(table.chunk, end)))))
+            if path in self.chunks:
+                parts.append(self.chunks[path])
+            arrays[path] = Array(
+                path=path,
+                document=node.document,
+                encodings=node.encodings,
+                attribute_types=node.attribute_types,
+                chunks=ChunkTable.concatenate(parts),
+            )
+        return Manifest(
+            groups={path: node for path, node in self.nodes.items() if not node.is_array},
+            arrays=arrays,
+            sources=(*manifest.sources, *self.sources),
+            report=ScanReport(entries=(*manifest.report, *self.report)),
+            placements=self.placements if self.replace_placements else (*manifest.placements, *self.placements),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -362,14 +362,14 @@ def unite(manifests: Mapping[str, Manifest], extra: tuple[ReportEntry, ...] = ()
 
     ``extra`` entries (sources that could not be scanned) are appended to the report.
     """
-    groups: dict[str, Node] = {"": EMPTY_ROOT}
+    groups: dict[str, Node] = {"": EMPTY_ROOT.moved("", joined={"side_by_side": True})}
     arrays: dict[str, Array] = {}
     sources: dict[Source, int] = {}
     entries: list[ReportEntry] = []
     for name, manifest in manifests.items():
         nested = manifest.nest(name)
         mapping = [sources.setdefault(source, len(sources)) for source in nested.sources]
-        groups |= nested.groups
+        groups |= {path: group for path, group in nested.groups.items() if path}
         for path, array in nested.arrays.items():
             arrays[path] = array.moved(path, chunks=array.chunks.with_sources(mapping or [0]))
         entries.extend(manifest.report)

@@ -159,10 +159,11 @@ def make_plan(
     gaps = np.where(here, local.gap, remote.gap)
     parts: dict[int, Part] = {}
     plain = np.array([d.plain for d in found], dtype=bool)
-    for row in np.flatnonzero(covered & plain[which] & (table.length > gaps) & (table.source != INLINE)).tolist():
-        part = _part(places.inside[int(position[row])], found[int(which[row])], int(table.length[row]), int(gaps[row]))
+    for large in np.flatnonzero(covered & plain[which] & (table.length > gaps) & (table.source != INLINE)).tolist():
+        inside, decoder = places.inside[int(position[large])], found[int(which[large])]
+        part = _part(inside, decoder, int(table.length[large]), int(gaps[large]))
         if part is not None:
-            parts[row] = part
+            parts[large] = part
     row, offset, length, first = _ranges(table, parts, found, which)
     near = here[row] if len(row) else np.zeros(0, dtype=bool)
     return Plan(
@@ -265,7 +266,7 @@ def _where(source: npt.NDArray[np.int32], is_local: Callable[[int], bool]) -> np
 def _part(inside: Selection, decoder: Decoder, length: int, gap: int) -> Part | None:
     """The part of a plain chunk to read, None for all of it."""
     element, shape = decoder.element, decoder.encoding.shape
-    if element is None or length != decoder.nbytes or not isinstance(inside, tuple) or len(inside) != len(shape):
+    if element is None or length != decoder.nbytes or len(inside) != len(shape):
         return None
     if is_basic(inside):
         part = runs(inside, shape, element.itemsize, gap)

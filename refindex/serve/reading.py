@@ -203,9 +203,7 @@ class Reading:
         except SourceError as error:
             raise self._named(requests, number, error) from error
 
-    async def _fetch(
-        self, reader: Any, requests: Requests, number: int, source: int, start: int, length: int
-    ) -> bytes:
+    async def _fetch(self, reader: Any, requests: Requests, number: int, source: int, start: int, length: int) -> bytes:
         try:
             return await self._pool.fetch(reader, source, start, length)
         except SourceError as error:

@@ -22,6 +22,7 @@ from refindex.errors import DecodeError, FormatError, ManifestError
 from refindex.model.chunks import INLINE, ChunkTable
 from refindex.model.dtype import fill_value_from_json
 from refindex.model.manifest import Node
+from refindex.serve.selection import SelectionReader
 from refindex.storage import ManifestReader
 
 _SMALL_DECODE = 1 << 16
@@ -70,6 +71,7 @@ class Resolver:
         self._options = storage_options
         self._stale: Stale = stale
         self._pool: SourcePool | None = None
+        self._selections: SelectionReader | None = None
         self._quick = not reader.url or urls.is_local(reader.url)
 
     @property
@@ -78,7 +80,16 @@ class Resolver:
             self._pool = SourcePool(self.reader.sources, storage_options=self._options, stale=self._stale)
         return self._pool
 
+    @property
+    def selections(self) -> SelectionReader:
+        """What reads many chunks of an array at once."""
+        if self._selections is None:
+            self._selections = SelectionReader(self.reader, self.pool)
+        return self._selections
+
     def close(self) -> None:
+        if self._selections is not None:
+            self._selections.cache.clear()
         if self._pool is not None:
             self._pool.close()
 

@@ -83,7 +83,7 @@ class Scatter:
         """Where the elements of a chunk go, if all of them do, in their order, and without conversion."""
         decoder = self.plan.decoders[int(self.plan.which[row])]
         position = int(self.plan.position[row])
-        if not decoder.plain or decoder.element != self.out.dtype or self._drop or not self.plan.covered[row]:
+        if not (decoder.plain and decoder.element == self.out.dtype and not self._drop and self.plan.covered[row]):
             return None
         if row in self.plan.parts or int(self.plan.table.length[row]) != decoder.nbytes:
             return None
@@ -92,7 +92,7 @@ class Scatter:
 
     def _whole_target(self, decoder: Decoder, position: int) -> Values | None:
         inside, outside = self.places.inside[position], self.places.outside[position]
-        if not isinstance(inside, tuple) or not is_basic(outside) or not all(isinstance(p, slice) for p in inside):
+        if not is_basic(outside) or not all(isinstance(part, slice) for part in inside):
             return None
         target = self.out[outside]
         # Slices give the shape of the whole chunk only where they are all of it.
@@ -136,17 +136,55 @@ class Scatter:
     def _many(self, decoder: Decoder, rows: IntArray, begins: IntArray, ends: IntArray, buffer: memoryview) -> None:
         inside, outside, out = self.places.inside, self.places.outside, self.out
         step = max(1, _TOGETHER // max(1, decoder.nbytes))
+        # Slices of bytes, and not of the buffer: the garbage collector would look at each of those.
+        content = bytes(buffer)
         for at in range(0, len(rows), step):
             some = slice(at, at + step)
-            stored = [buffer[a:b] for a, b in zip(begins[some].tolist(), ends[some].tolist(), strict=True)]
+            stored = [content[a:b] for a, b in zip(begins[some].tolist(), ends[some].tolist(), strict=True)]
             try:
                 values = decoder.many(stored)
             except (DecodeError, FormatError, UnsupportedError):
                 for row, data in zip(rows[some].tolist(), stored, strict=True):
                     self.whole(row, data)  # finds the one that fails, and names it
                 raise
-            for value, position in zip(values, self.plan.position[rows[some]].tolist(), strict=True):
+            positions = self.plan.position[rows[some]]
+            left = positions.tolist()
+            done = 0
+            for first, last in self._strips(decoder, rows[some], positions):
+                if self._strip(values[first:last], left[first], left[last - 1]):
+                    for value, position in zip(values[done:first], left[done:first], strict=True):
+                        out[outside[position]] = value[inside[position]]
+                    done = last
+            for value, position in zip(values[done:], left[done:], strict=True):
                 out[outside[position]] = value[inside[position]]
+
+    def _strips(self, decoder: Decoder, rows: IntArray, positions: IntArray) -> list[tuple[int, int]]:
+        """Runs of chunks, all wanted whole, that are neighbours in the last dimension; first and last-plus-one each."""
+        plan, ndim = self.plan, self.plan.shapes.shape[1]
+        if not ndim or len(rows) < 2 or len(decoder.encoding.shape) != ndim:
+            return []
+        whole = ~self.places.partial[positions] & (plan.shapes[rows] == decoder.encoding.shape).all(axis=1)
+        chunk = plan.table.chunk[rows]
+        count = plan.node.grid.counts[-1]
+        joined = (np.diff(positions) == 1) & (np.diff(chunk) == 1) & (chunk[1:] % count != 0) & whole[1:] & whole[:-1]
+        # The chunk at the far end may overhang the array: it is not like its neighbours.
+        joined &= chunk[1:] % count != count - 1
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], joined.view(np.int8), [0]))))
+        return [(first, last + 1) for first, last in edges.reshape(-1, 2).tolist()]
+
+    def _strip(self, values: Values, first: int, last: int) -> bool:
+        """Put neighbouring chunks where they go as one block, if they do go side by side."""
+        begin, end = self.places.outside[first], self.places.outside[last]
+        if not (isinstance(begin, tuple) and isinstance(end, tuple) and is_basic(begin) and is_basic(end)):
+            return False
+        if len(begin) != values.ndim - 1 or begin[:-1] != end[:-1] or not isinstance(begin[-1], slice):
+            return False
+        target = self.out[(*begin[:-1], slice(begin[-1].start, end[-1].stop))]
+        count, *lead, width = values.shape
+        if target.shape != (*lead, count * width):
+            return False
+        target.reshape(*lead, count, width)[...] = np.moveaxis(values, 0, -2)
+        return True
 
     def whole(self, row: int, data: Buffer) -> None:
         """Decode one chunk, of which all bytes are there."""
@@ -191,12 +229,12 @@ class Scatter:
             values: Values = np.ndarray(part.inner, element, data, strides=part.strides)
             outside = self.places.outside[position]
             if is_basic(outside) and not self._drop:
-                target = self.out[outside] if part.shape else self.out
-                at = tuple(int(i) for i in np.unravel_index(number, part.outer)) if part.outer else ()
-                if not part.shape:
-                    self.out[outside] = values
+                if part.shape:
+                    target: Values = self.out[outside]
+                    at = tuple(int(i) for i in np.unravel_index(number, part.outer)) if part.outer else ()
+                    target[at] = values
                 else:
-                    target[(*at, ...)] = values
+                    self.out[outside] = values
                 return
             whole, done = self._collect(row, part.shape, element, len(part.offsets))
             whole[np.unravel_index(number, part.outer) if part.outer else ...] = values

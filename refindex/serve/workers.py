@@ -40,11 +40,11 @@ def count() -> int:
 
 
 def decoding() -> ThreadPoolExecutor:
-    """Threads that keep processors busy: as many as there are, less the one that asks for work to be done."""
+    """Threads that keep processors busy: as many as there are."""
     threads = _threads
     with threads.lock:
         if threads.decoding is None:
-            threads.decoding = ThreadPoolExecutor(max(1, count() - 1), thread_name_prefix="refindex-decode")
+            threads.decoding = ThreadPoolExecutor(count(), thread_name_prefix="refindex-decode")
         return threads.decoding
 
 

@@ -16,6 +16,7 @@ from xarray.core import indexing
 from refindex.access import urls
 from refindex.access.files import Stale
 from refindex.model.manifest import Node
+from refindex.serve.codec_pipeline import open_group
 from refindex.serve.opening import Opening, open_keys
 from refindex.serve.quiet import quiet
 from refindex.serve.zarr_store import RefindexStore
@@ -34,8 +35,7 @@ class RefindexDataStore(AbstractDataStore):
             for path, node in nodes.items()
             if node.is_array and path.startswith(prefix) and "/" not in path.removeprefix(prefix)
         }
-        with quiet(), zarr.config.set({"array.rectilinear_chunks": True}):
-            self._group = zarr.open_group(store, path=self._node.path, mode="r", zarr_format=3)
+        self._group = open_group(store, self._node.path)
 
     def get_attrs(self) -> dict[str, Any]:
         return dict(self._node.typed_attributes)

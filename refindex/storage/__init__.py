@@ -2,27 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from types import ModuleType
+from typing import Any
+
 from refindex.access import urls
 from refindex.access.files import StorageOptions
-from refindex.errors import NotFoundError
+from refindex.errors import ConflictError, NotFoundError
+from refindex.model.change import Commit, Content
 from refindex.model.manifest import Manifest
 from refindex.storage import parquet, sqlite
-from refindex.storage.protocol import ManifestReader, MemoryReader, load
+from refindex.storage.parquet.writer import newest_or_none
+from refindex.storage.protocol import ManifestReader, MemoryReader, Removed, load
 
-__all__ = ["ManifestReader", "MemoryReader", "is_archive", "load", "open_reader", "save"]
+__all__ = [
+    "ManifestReader",
+    "MemoryReader",
+    "Removed",
+    "commit",
+    "history",
+    "is_archive",
+    "load",
+    "newest_version",
+    "open_reader",
+    "restore",
+    "save",
+    "vacuum",
+]
 
 SQLITE_SUFFIXES = (".sqlite", ".sqlite3", ".db")
+
+_ATTEMPTS = 10
+"""How often a whole manifest is written on top of the newest version, where others commit meanwhile."""
+
+GRACE = timedelta(hours=1)
+"""The age at which files that no version names are no longer those of a commit that is under way."""
 
 
 def save(manifest: Manifest, url: str, *, overwrite: bool = False, storage_options: StorageOptions = None) -> int:
     """Write a manifest: SQLite if the name ends in ``.sqlite`` (``.sqlite3``, ``.db``), else Parquet.
 
     Returns the version that was committed.
+
+    Raises
+    ------
+    ExistsError
+        If something is there and ``overwrite`` is not set.
+    ConflictError
+        If others commit all the time.
     """
     url = urls.absolute(url).rstrip("/")
+    details = {
+        "arrays": len(manifest.arrays),
+        "references": manifest.n_references,
+        "sources": len(manifest.sources),
+    }
+    if overwrite and url.endswith(SQLITE_SUFFIXES) and not urls.is_local(url):
+        return sqlite.replace_remote(url, manifest, "write", details, overwrite=True, storage_options=storage_options)
+    for attempt in range(_ATTEMPTS):
+        base = _newest_or_none(url, storage_options) if overwrite else None
+        try:
+            return commit(url, manifest, base=base, operation="write", details=details, storage_options=storage_options)
+        except ConflictError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+def _newest_or_none(url: str, storage_options: StorageOptions) -> int | None:
+    """The newest version of what is to be written over, None if nothing is there."""
     if url.endswith(SQLITE_SUFFIXES):
-        return sqlite.save(manifest, url, overwrite=overwrite, storage_options=storage_options)
-    return parquet.save(manifest, url, overwrite=overwrite, storage_options=storage_options)
+        return sqlite.newest_version(url) if urls.local_path(url).exists() else None
+    return newest_or_none(url, storage_options)
+
+
+def commit(
+    url: str,
+    content: Content,
+    *,
+    base: int | None,
+    operation: str,
+    details: Mapping[str, Any],
+    storage_options: StorageOptions = None,
+) -> int:
+    """Commit a version, and return its number.
+
+    Parameters
+    ----------
+    content:
+        A whole manifest, in place of all there is, or a change of it.
+    base:
+        The version that the content was made from; None for a new archive.
+    operation, details:
+        What the log says of the commit, see :class:`~refindex.model.change.Commit`; ``details`` is JSON.
+
+    Raises
+    ------
+    ConflictError
+        If ``base`` is not the newest version any more; nothing is changed then.
+    ExistsError
+        If ``base`` is None and something is there.
+    NotFoundError
+        If ``base`` is a version and there is no archive.
+    UnsupportedError
+        For SQLite on remote storage, which cannot be changed.
+    """
+    url = urls.absolute(url).rstrip("/")
+    storage: ModuleType
+    storage = (sqlite if url.endswith(SQLITE_SUFFIXES) else parquet) if base is None else _storage(url, storage_options)
+    version: int = storage.commit(
+        url, content, base=base, operation=operation, details=details, storage_options=storage_options
+    )
+    return version
 
 
 def is_archive(url: str, storage_options: StorageOptions = None) -> bool:
@@ -30,18 +122,137 @@ def is_archive(url: str, storage_options: StorageOptions = None) -> bool:
     return parquet.is_archive(url, storage_options) or sqlite.is_archive(url, storage_options)
 
 
-def open_reader(url: str, *, version: int | None = None, storage_options: StorageOptions = None) -> ManifestReader:
+def _storage(url: str, storage_options: StorageOptions) -> ModuleType:
+    """The module that reads what is at a URL."""
+    if parquet.is_archive(url, storage_options):
+        return parquet
+    if sqlite.is_archive(url, storage_options):
+        return sqlite
+    raise NotFoundError(f"{urls.display(url)}: no refindex archive here")
+
+
+def open_reader(
+    url: str,
+    *,
+    version: int | None = None,
+    as_of: datetime | None = None,
+    storage_options: StorageOptions = None,
+) -> ManifestReader:
     """Open a stored manifest, whichever its storage.
+
+    Parameters
+    ----------
+    version:
+        The version to open; by default the newest.
+    as_of:
+        Open the newest version that is not younger than this, instead. A time without a zone is local time.
 
     Raises
     ------
     NotFoundError
-        If there is none.
+        If there is none, or not this version of it.
     ManifestError
         If it is damaged, or of a newer format.
+    ValueError
+        If both ``version`` and ``as_of`` are given.
     """
-    if parquet.is_archive(url, storage_options):
-        return parquet.ParquetReader(url, version=version, storage_options=storage_options)
-    if sqlite.is_archive(url, storage_options):
-        return sqlite.SQLiteReader(url, version=version, storage_options=storage_options)
-    raise NotFoundError(f"{urls.display(url)}: no refindex archive here")
+    if version is not None and as_of is not None:
+        raise ValueError("give version or as_of, not both")
+    if _storage(url, storage_options) is sqlite:
+        return sqlite.SQLiteReader(url, version=version, as_of=as_of, storage_options=storage_options)
+    if as_of is not None:
+        version = parquet.as_of(url, as_of, storage_options)
+    return parquet.ParquetReader(url, version=version, storage_options=storage_options)
+
+
+def history(url: str, storage_options: StorageOptions = None) -> list[Commit]:
+    """The versions that can be opened, the newest first.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no archive.
+    ManifestError
+        If its log is damaged.
+    """
+    url = urls.absolute(url).rstrip("/")
+    if _storage(url, storage_options) is parquet:
+        return parquet.history(url, storage_options)
+    reader = sqlite.SQLiteReader(url, storage_options=storage_options)
+    try:
+        return reader.history()
+    finally:
+        reader.close()
+
+
+def newest_version(url: str, storage_options: StorageOptions = None) -> int:
+    """The newest version, without reading any of it.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no archive.
+    """
+    url = urls.absolute(url).rstrip("/")
+    if _storage(url, storage_options) is parquet:
+        return parquet.newest_version(url, storage_options)
+    if urls.is_local(url):
+        return sqlite.newest_version(url)
+    return history(url, storage_options)[0].version
+
+
+def restore(url: str, version: int, *, storage_options: StorageOptions = None) -> int:
+    """Commit a new version with the content of an old one, and return its number.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no archive, or not this version of it.
+    ConflictError
+        If another writer commits meanwhile; nothing is changed then.
+    """
+    url = urls.absolute(url).rstrip("/")
+    if _storage(url, storage_options) is parquet:
+        return parquet.restore(url, version, storage_options=storage_options)
+    return sqlite.restore(url, version)
+
+
+def vacuum(
+    url: str,
+    *,
+    keep_versions: int | None = None,
+    older_than: timedelta | None = None,
+    dry_run: bool = False,
+    grace: timedelta = GRACE,
+    storage_options: StorageOptions = None,
+) -> list[Removed]:
+    """Remove old versions, and files that writers have left who were stopped. The newest version always stays.
+
+    Parameters
+    ----------
+    keep_versions:
+        Versions beyond so many of the newest expire.
+    older_than:
+        Versions that were committed longer ago expire. With both limits, those that are beyond both; with none, no
+        version does.
+    dry_run:
+        Remove nothing, and tell what would be.
+    grace:
+        Files that no version names stay for so long: another writer may be about to commit them.
+
+    Returns
+    -------
+    list of Removed
+        What was removed, and its bytes.
+    """
+    url = urls.absolute(url).rstrip("/")
+    if _storage(url, storage_options) is parquet:
+        return parquet.vacuum(
+            url,
+            keep_versions=keep_versions,
+            older_than=older_than,
+            dry_run=dry_run,
+            grace=grace,
+            storage_options=storage_options,
+        )
+    return sqlite.vacuum(url, keep_versions=keep_versions, older_than=older_than, dry_run=dry_run, grace=grace)

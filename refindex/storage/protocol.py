@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import numpy as np
@@ -119,3 +123,39 @@ def require(nodes: Mapping[str, Node], path: str, url: str) -> Node:
         some = ", ".join(f"/{p}" for p in list(nodes)[:8]) + (", ..." if len(nodes) > 8 else "")
         raise NotFoundError(f"{url or 'manifest'}: no group or array /{path.strip('/')}; there are {some}")
     return node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """What a vacuum removed: a file below the archive, or rows, and the bytes that this gave back."""
+
+    name: str
+    nbytes: int
+
+
+def milliseconds(moment: datetime) -> int:
+    """Milliseconds since 1970 UTC, rounded down; a time without a zone is local time."""
+    return round(moment.timestamp() * 1_000_000) // 1000
+
+
+def first_kept(
+    n: int, timestamp: Callable[[int], int], *, keep_versions: int | None, older_than: timedelta | None
+) -> int:
+    """The index of the oldest of ``n`` versions that stays; those before it expired by all the limits that are given.
+
+    Raises
+    ------
+    ValueError
+        If a limit is negative, or would keep no version.
+    """
+    if keep_versions is not None and keep_versions < 1:
+        raise ValueError(f"keep_versions must be at least 1, not {keep_versions}: the newest version always stays")
+    if older_than is not None and older_than < timedelta(0):
+        raise ValueError(f"older_than must not be negative, but is {older_than}")
+    limits = []
+    if keep_versions is not None:
+        limits.append(max(0, n - keep_versions))
+    if older_than is not None:
+        limit = time.time_ns() // 1_000_000 - older_than // timedelta(milliseconds=1)
+        limits.append(bisect_left(range(n), limit, key=timestamp))
+    return min([*limits, n - 1]) if limits else 0

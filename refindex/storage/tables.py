@@ -13,7 +13,7 @@ from refindex.access import urls
 from refindex.errors import FormatError, ManifestError, UnsupportedError
 from refindex.model.chunks import INLINE, ChunkTable
 from refindex.model.encoding import Encoding
-from refindex.model.manifest import Array, Node, ReportEntry, ScanReport, Source, Status
+from refindex.model.manifest import Node, Placement, ReportEntry, ScanReport, Source, Status
 from refindex.model.zarr_v3 import dumps, loads
 
 ROW_GROUP = 65_536
@@ -29,6 +29,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("document", pa.string(), nullable=False),
             pa.field("encodings", pa.string()),
             pa.field("attribute_types", pa.string()),
+            pa.field("joined", pa.string()),
         ]
     ),
     "source": pa.schema(
@@ -51,8 +52,19 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("data", pa.binary()),
         ]
     ),
+    "placement": pa.schema(
+        [
+            pa.field("number", pa.int64(), nullable=False),
+            pa.field("dim", pa.string(), nullable=False),
+            pa.field("source", pa.int32(), nullable=False),
+            pa.field("start", pa.int64(), nullable=False),
+            pa.field("length", pa.int64(), nullable=False),
+            pa.field("offset", pa.int64(), nullable=False),
+        ]
+    ),
     "report": pa.schema(
         [
+            pa.field("number", pa.int64(), nullable=False),
             pa.field("path", pa.string(), nullable=False),
             pa.field("url", pa.string(), nullable=False),
             pa.field("status", pa.string(), nullable=False),
@@ -69,7 +81,8 @@ def node_table(nodes: Iterable[Node]) -> pa.Table:
             "path": [n.path for n in rows],
             "document": [n.document for n in rows],
             "encodings": [encodings_text(n) for n in rows],
-            "attribute_types": [dumps(dict(n.attribute_types)) if n.attribute_types else None for n in rows],
+            "attribute_types": [types_text(n) for n in rows],
+            "joined": [joined_text(n) for n in rows],
         },
         schema=SCHEMAS["node"],
     )
@@ -80,7 +93,17 @@ def encodings_text(node: Node) -> str | None:
     return dumps([e.to_json() for e in node.encodings]) if node.encodings else None
 
 
-def make_node(path: str, document: str, encodings: str | None, attribute_types: str | None) -> Node:
+def types_text(node: Node) -> str | None:
+    """The types of attributes as JSON text, None if there are none."""
+    return dumps(dict(node.attribute_types)) if node.attribute_types else None
+
+
+def joined_text(node: Node) -> str | None:
+    """How an archive was joined as JSON text, None if it was not."""
+    return None if node.joined is None else dumps(dict(node.joined))
+
+
+def make_node(path: str, document: str, encodings: str | None, attribute_types: str | None, joined: str | None) -> Node:
     """A node from its row.
 
     Raises
@@ -91,25 +114,28 @@ def make_node(path: str, document: str, encodings: str | None, attribute_types: 
     try:
         kinds = loads(encodings, "encodings") if encodings else []
         types = loads(attribute_types, "attribute types") if attribute_types else {}
-        if not isinstance(kinds, list) or not isinstance(types, Mapping):
-            raise FormatError("encodings must be a list, attribute types an object")
+        how = None if joined is None else loads(joined, "joined")
+        if not isinstance(kinds, list) or not isinstance(types, Mapping) or not isinstance(how, Mapping | None):
+            raise FormatError("encodings must be a list, attribute types and joined objects")
         node = Node(
             path=path,
             document=document,
             encodings=tuple(Encoding.from_json(kind) for kind in kinds),
             attribute_types={str(k): str(v) for k, v in types.items()},
+            joined=how,
         )
     except FormatError as error:
         raise ManifestError(f"node /{path} is damaged: {error}") from error
     return node
 
 
-def source_table(sources: Iterable[Source], base: str) -> pa.Table:
-    """Sources with URLs relative to the folder ``base`` that holds the manifest, where they lie below it."""
+def source_table(sources: Iterable[Source], base: str, first: int = 0) -> pa.Table:
+    """Sources, numbered from ``first``, with URLs relative to the folder ``base`` that holds the manifest, where
+    they lie below it."""
     rows = list(sources)
     return pa.table(
         {
-            "source": list(range(len(rows))),
+            "source": list(range(first, first + len(rows))),
             "url": [urls.relative(s.url, base) for s in rows],
             "size": [s.size for s in rows],
             "mtime": pa.array([s.mtime for s in rows], type=pa.int64()).cast(pa.timestamp("us", tz="UTC")),
@@ -122,20 +148,63 @@ def source_table(sources: Iterable[Source], base: str) -> pa.Table:
 def make_sources(rows: Iterable[Mapping[str, Any]], base: str) -> tuple[Source, ...]:
     """Sources, in order of their numbers, from rows with ``mtime`` in microseconds."""
     try:
-        ordered = sorted(rows, key=lambda row: int(row["source"]))
-        if [int(row["source"]) for row in ordered] != list(range(len(ordered))):
-            raise ManifestError("sources are not numbered from 0 without gaps")
         return tuple(
             Source(url=urls.resolve(row["url"], base), size=int(row["size"]), mtime=row["mtime"], etag=row["etag"])
-            for row in ordered
+            for row in _in_order(rows, "source", "sources")
         )
+    except ManifestError:
+        raise
     except (ValueError, TypeError, AttributeError) as error:
         raise ManifestError(f"the list of sources is damaged: {error}") from error
 
 
-def report_table(report: ScanReport, base: str) -> pa.Table:
+def placement_table(placements: Iterable[Placement], first: int = 0) -> pa.Table:
+    rows = list(placements)
     return pa.table(
         {
+            "number": list(range(first, first + len(rows))),
+            "dim": [p.dim for p in rows],
+            "source": [p.source for p in rows],
+            "start": [p.start for p in rows],
+            "length": [p.length for p in rows],
+            "offset": [p.offset for p in rows],
+        },
+        schema=SCHEMAS["placement"],
+    )
+
+
+def make_placements(rows: Iterable[Mapping[str, Any]]) -> tuple[Placement, ...]:
+    """Placements, in order of their numbers."""
+    try:
+        return tuple(
+            Placement(
+                dim=str(row["dim"]),
+                source=int(row["source"]),
+                start=int(row["start"]),
+                length=int(row["length"]),
+                offset=int(row["offset"]),
+            )
+            for row in _in_order(rows, "number", "placements")
+        )
+    except ManifestError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ManifestError(f"the list of placements is damaged: {error}") from error
+
+
+def _in_order(rows: Iterable[Mapping[str, Any]], key: str, what: str) -> list[Mapping[str, Any]]:
+    """Rows sorted by their numbers, of which none may be missing."""
+    ordered = sorted(rows, key=lambda row: int(row[key]))
+    if [int(row[key]) for row in ordered] != list(range(len(ordered))):
+        raise ManifestError(f"{what} are not numbered from 0 without gaps")
+    return ordered
+
+
+def report_table(report: Iterable[ReportEntry], base: str, first: int = 0) -> pa.Table:
+    report = list(report)
+    return pa.table(
+        {
+            "number": list(range(first, first + len(report))),
             "path": [e.path for e in report],
             "url": [urls.relative(urls.absolute(e.source), base) for e in report],
             "status": [str(e.status) for e in report],
@@ -155,38 +224,54 @@ def make_report(rows: Iterable[Mapping[str, Any]], base: str) -> ScanReport:
                     status=Status(row["status"]),
                     reason=row["reason"] or "",
                 )
-                for row in rows
+                for row in _in_order(rows, "number", "entries of the report")
             )
         )
+    except ManifestError:
+        raise
     except (ValueError, TypeError, AttributeError) as error:
         raise ManifestError(f"the report is damaged: {error}") from error
 
 
-def chunk_batches(arrays: Iterable[Array]) -> Iterator[pa.Table]:
-    """References of arrays as tables of one row group each, sorted by (path, chunk)."""
+def chunk_batches(arrays: Mapping[str, ChunkTable]) -> Iterator[pa.Table]:
+    """References of arrays, by path, as tables of one row group each, sorted by (path, chunk)."""
+    return row_groups(chunk_table(path, part) for path, table in sorted(arrays.items()) for part in _pieces(table))
+
+
+def row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of references, none too large for a row group, put together to row groups."""
     pending: list[pa.Table] = []
     rows = nbytes = 0
-    for array in sorted(arrays, key=lambda a: a.path):
-        for part in _pieces(array.chunks):
-            weight = int(part.length[part.source == INLINE].sum())
-            if pending and (rows + len(part) > ROW_GROUP or nbytes + weight > INLINE_GROUP):
-                yield pa.concat_tables(pending)
-                pending, rows, nbytes = [], 0, 0
-            pending.append(chunk_table(array.path, part))
-            rows, nbytes = rows + len(part), nbytes + weight
+    for part in parts:
+        weight = int(pc.sum(pc.binary_length(part.column("data"))).as_py() or 0)
+        if pending and (rows + len(part) > ROW_GROUP or nbytes + weight > INLINE_GROUP):
+            yield pa.concat_tables(pending)
+            pending, rows, nbytes = [], 0, 0
+        pending.append(part)
+        rows, nbytes = rows + len(part), nbytes + weight
     if pending:
         yield pa.concat_tables(pending)
 
 
+def slices(table: pa.Table) -> Iterator[pa.Table]:
+    """A table of references in slices that fit a row group."""
+    inline = np.cumsum(pc.binary_length(table.column("data")).fill_null(0).to_numpy(), dtype=np.int64)
+    return (table.slice(start, stop - start) for start, stop in _cuts(inline))
+
+
 def _pieces(table: ChunkTable) -> Iterator[ChunkTable]:
-    """A table in slices that fit a row group."""
-    start = 0
     inline = np.cumsum(np.where(table.source == INLINE, table.length, 0))
-    while start < len(table):
+    return (table.take(slice(start, stop)) for start, stop in _cuts(inline))
+
+
+def _cuts(inline: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that fit a row group, from the inline bytes up to the end of each row."""
+    start = 0
+    while start < len(inline):
         done = int(inline[start - 1]) if start else 0
         by_bytes = int(np.searchsorted(inline, done + INLINE_GROUP, side="right"))
-        stop = min(start + ROW_GROUP, max(by_bytes, start + 1), len(table))
-        yield table.take(slice(start, stop))
+        stop = min(start + ROW_GROUP, max(by_bytes, start + 1), len(inline))
+        yield start, stop
         start = stop
 
 

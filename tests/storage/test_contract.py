@@ -12,124 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from manifests import assert_equal, make_manifest, manifests, read
 
 import refindex
-from refindex import (
-    Array,
-    ChunkGrid,
-    ChunkTable,
-    Encoding,
-    Filter,
-    Manifest,
-    Node,
-    ReportEntry,
-    ScanReport,
-    Source,
-    Status,
-    storage,
-)
+from refindex import ChunkTable, Manifest, storage
 from refindex.access import urls
-from refindex.model.dtype import Leaf
-from refindex.model.zarr_v3 import array_document, dumps, group_document
-from refindex.storage.parquet import concatenate
 
 KINDS = ("refindex", "sqlite")
-
-
-def make_manifest(
-    tables: dict[str, ChunkTable], *, sources: int = 3, base: str = "/data", report: tuple[ReportEntry, ...] = ()
-) -> Manifest:
-    """A manifest over made-up sources: one array a table, in groups as their paths say."""
-    groups = {"": Node(path="", document=dumps(group_document({"title": "ü"})))}
-    arrays = {}
-    for path, table in tables.items():
-        parts = path.split("/")
-        for depth in range(1, len(parts)):
-            folder = "/".join(parts[:depth])
-            groups.setdefault(folder, Node(path=folder, document=dumps(group_document({}))))
-        grid = ChunkGrid.regular((1 << 30,), (1,))
-        document = array_document(
-            grid=grid,
-            data_type="float32",
-            codecs=[{"name": "bytes", "configuration": {"endian": "little"}}],
-            fill_value=0.0,
-            dimension_names=["x"],
-            attributes={"scale_factor": 0.1, "name": path},
-        )
-        arrays[path] = Array(
-            path=path,
-            document=dumps(document),
-            encodings=(
-                Encoding(type=Leaf("<f4"), shape=(1,)),
-                Encoding(type=Leaf("<f4"), shape=(1,), filters=(Filter(id=1, values=(5,)),)),
-            ),
-            attribute_types={"scale_factor": "float32"},
-            chunks=table,
-        )
-    return Manifest(
-        groups=groups,
-        arrays=arrays,
-        sources=tuple(
-            Source(
-                url=f"file://{base}/s{i}.nc", size=2**40 + i, mtime=1_700_000_000_123_456 + i, etag=None if i else '"e"'
-            )
-            for i in range(sources)
-        ),
-        report=ScanReport(entries=report),
-    )
-
-
-@st.composite
-def tables(draw: st.DrawFn) -> ChunkTable:
-    numbers = draw(st.lists(st.integers(0, 2**30 - 1), unique=True, max_size=30))
-    split = draw(st.integers(0, len(numbers)))
-    inline = [(n, draw(st.binary(max_size=8))) for n in numbers[:split]]
-    rest = numbers[split:]
-    pointed = ChunkTable.from_columns(
-        chunk=rest,
-        source=[draw(st.integers(0, 2)) for _ in rest],
-        offset=[draw(st.integers(0, 2**62)) for _ in rest],
-        length=[draw(st.integers(0, 2**40)) for _ in rest],
-        encoding=[draw(st.integers(-1, 1)) for _ in rest],
-    )
-    return concatenate([pointed, ChunkTable.inline(inline)])
-
-
-PATHS = st.lists(st.sampled_from(["a", "b", "c", "a b", "ü", "c/0", "zarr"]), min_size=1, max_size=3).map("/".join)
-
-
-@st.composite
-def manifests(draw: st.DrawFn) -> Manifest:
-    paths = draw(st.lists(PATHS, unique=True, max_size=5))
-    # An array cannot be a group as well.
-    leaves = [p for p in paths if not any(q != p and q.startswith(p + "/") for q in paths)]
-    entry = st.builds(
-        ReportEntry,
-        source=st.sampled_from(["/data/s0.nc", "/elsewhere/x.nc"]),
-        path=PATHS.map("/".__add__),
-        status=st.sampled_from(list(Status)),
-        reason=st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc"]), max_size=20),
-    )
-    return make_manifest({p: draw(tables()) for p in leaves}, report=tuple(draw(st.lists(entry, max_size=4))))
-
-
-def assert_equal(one: Manifest, other: Manifest) -> None:
-    assert {p: (n.document, n.encodings, dict(n.attribute_types)) for p, n in one.nodes.items()} == {
-        p: (n.document, n.encodings, dict(n.attribute_types)) for p, n in other.nodes.items()
-    }
-    assert list(one.nodes) == list(other.nodes)
-    assert one.sources == other.sources
-    assert one.report.entries == other.report.entries
-    for path, array in one.arrays.items():
-        assert array.chunks.same_references(other.arrays[path].chunks), path
-
-
-def read(url: Path, version: int | None = None) -> Manifest:
-    reader = storage.open_reader(urls.absolute(url), version=version)
-    try:
-        return storage.load(reader)
-    finally:
-        reader.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -250,13 +139,13 @@ def test_an_interrupted_save_leaves_what_was_there(
 
 
 def _hooks(kind: str) -> list[tuple[object, str]]:
-    import sqlite3
+    from refindex.storage import tables
+    from refindex.storage.parquet import log
+    from refindex.storage.parquet import writer as parquet
+    from refindex.storage.sqlite import writer as sqlite
 
-    from refindex.storage import delta_log, parquet, sqlite, tables
-
-    del sqlite3
     if kind == "refindex":
-        return [(parquet, "_encode"), (parquet, "_sync"), (delta_log, "commit_lines"), (delta_log.os, "link")]
+        return [(parquet, "encode"), (log, "write_local"), (log, "entry"), (log.os, "link")]
     return [(sqlite, "_chunk_rows"), (tables, "encodings_text"), (sqlite.urls, "relative"), (sqlite.os, "link")]
 
 
@@ -292,7 +181,7 @@ def test_a_killed_save_leaves_no_archive_and_can_be_repeated(kind: str, tmp_path
     out = tmp_path / f"a.{kind}"
     code = (
         "import os, sys; sys.path[:0] = [%r, %r]\n"
-        "import test_contract as t; from refindex.model.chunks import ChunkTable\n"
+        "import manifests as t; from refindex.model.chunks import ChunkTable\n"
         "os.link = lambda *a, **k: os.kill(os.getpid(), 9)\n"
         "t.make_manifest({'a': ChunkTable.inline([(1, b'x')])}).save(%r)"
     ) % (str(Path(__file__).parent), str(Path(__file__).parents[1]), str(out))

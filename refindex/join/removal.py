@@ -1,0 +1,196 @@
+"""An archive without some of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refindex.access import urls
+from refindex.errors import JoinError, NotFoundError, UnsupportedError
+from refindex.join.barriers import Findings
+from refindex.join.dimensions import DimensionKeys, JoinedDim
+from refindex.join.member import Member, Variants
+from refindex.join.options import JoinOptions
+from refindex.join.references import AxisCache, Use, join_references
+from refindex.join.small import is_small, join_values
+from refindex.join.values import array_values
+from refindex.join.variables import plan_array
+from refindex.model.chunks import ChunkTable
+from refindex.model.manifest import Array, Manifest, Placement
+from refindex.model.zarr_v3 import dumps
+
+type IntArray = npt.NDArray[np.int64]
+type Cell = tuple[tuple[int, int], ...]
+"""Where a source lies: start and stop along each joined dimension."""
+
+
+def without(manifest: Manifest, numbers: Collection[int]) -> Manifest:
+    """The archive without some of its sources, shorter along the dimension along which they were joined.
+
+    Where several dimensions were joined, a place that loses its file while others stay beside it reads as fill values.
+
+    Raises
+    ------
+    NotFoundError
+        If nothing would be left.
+    UnsupportedError
+        If the archive is not joined, or was merged of files with different variables: which values came from which
+        file is not known then.
+    """
+    record = manifest.groups[""].joined or {}
+    names = ", ".join(urls.display(manifest.sources[n].url) for n in sorted(numbers))
+    if "options" not in record:
+        raise UnsupportedError(f"{names}: the archive is not joined of files; scan those anew that are to stay")
+    if JoinOptions.from_json(record["options"]).merge:
+        raise UnsupportedError(
+            f"{names}: the archive is merged of different variables; scan those anew that are to stay"
+        )
+    gone = [p for p in manifest.placements if p.source in numbers]
+    stay = [p for p in manifest.placements if p.source not in numbers]
+    if not stay:
+        raise NotFoundError(f"nothing would be left of the archive without {names}")
+    keys = [str(dim["key"]) for dim in record["dims"]]
+    dims = {key: _shortened(manifest, key, stay) for key in keys}
+    lost = set(_cells(gone, keys)) - set(_cells(stay, keys))
+    member = Member.of_file(manifest, "the archive")
+    variants = {path: Variants.of([member], path) for path in member.arrays}
+    resolved = DimensionKeys(variants)
+    order = sorted(set(range(len(manifest.sources))) - set(numbers))
+    renumber = np.full(len(manifest.sources), -1, dtype=np.int64)
+    renumber[order] = np.arange(len(order))
+    arrays = {}
+    findings = Findings()
+    cache = AxisCache()
+    for path, array in manifest.arrays.items():
+        axes = [dims.get(key) for key in resolved.of(path, array.dims)]
+        joined = [dim for dim in axes if dim is not None]
+        table = _without_rows(array, numbers, axes, keys, lost)
+        plan = plan_array(path, variants[path], [member], findings)
+        if plan is None:
+            continue
+        held = replace(manifest, arrays={**manifest.arrays, path: replace(array, chunks=table)})
+        one = [Member.of_file(held, "the archive")]
+        use = [Use(member=0, kind=0, tracks=tuple(dim.tracks[0] for dim in joined))]
+        fill = plan.fill_of(0)
+        shape = [n if dim is None else dim.size for n, dim in zip(array.shape, axes, strict=True)]
+        if is_small(plan, use, one, shape):
+            plan.converted[0] = _without_values(array_values(member, path), axes, keys, lost, fill)
+            made = join_values(plan, use, one, axes, fill, findings)
+        else:
+            made = join_references(plan, use, one, axes, {0: renumber}, fill, cache)
+        if made is None:
+            continue
+        document = {**array.json, "shape": list(made.grid.shape), "chunk_grid": made.grid.to_json()}
+        document["codecs"] = made.codecs
+        arrays[path] = Array(
+            path=path,
+            document=dumps(document),
+            encodings=made.encodings,
+            attribute_types=array.attribute_types,
+            chunks=made.chunks,
+        ).knowing(json=document, grid=made.grid)
+    if findings.barriers:
+        raise JoinError(findings.barriers[0])
+    return replace(
+        manifest,
+        arrays=arrays,
+        sources=tuple(manifest.sources[n] for n in order),
+        placements=_moved(stay, dims, renumber),
+    )
+
+
+def _shortened(manifest: Manifest, key: str, stay: Sequence[Placement]) -> JoinedDim:
+    """A joined dimension of which only the parts of files that stay are left."""
+    here = [p for p in manifest.placements if p.dim == key]
+    edges = sorted({edge for p in here for edge in (p.start, p.start + p.length)} | {0})
+    parts = list(pairwise(edges))
+    left = {p.start: p.start + p.length for p in stay if p.dim == key}
+    covered = np.zeros(edges[-1], dtype=bool)
+    for start, stop in left.items():
+        covered[start:stop] = True
+    kept = [n for n, (start, _) in enumerate(parts) if covered[start]]
+    length = np.array([parts[n][1] - parts[n][0] for n in kept], dtype=np.int64)
+    return JoinedDim(
+        key=key,
+        lengths=tuple(stop - start for start, stop in parts),
+        tracks=(tuple((n, start) for n, (start, _) in enumerate(parts)),),
+        segment=np.array(kept, dtype=np.int64),
+        start=np.zeros(len(kept), dtype=np.int64),
+        length=length,
+        at=np.cumsum(length) - length,
+    )
+
+
+def _cells(placements: Sequence[Placement], keys: Sequence[str]) -> list[Cell]:
+    """Where sources lie in all joined dimensions at once."""
+    by_source: dict[int, dict[str, list[tuple[int, int]]]] = {}
+    for p in placements:
+        by_source.setdefault(p.source, {}).setdefault(p.dim, []).append((p.start, p.start + p.length))
+    cells: list[Cell] = []
+    for parts in by_source.values():
+        partial: list[Cell] = [()]
+        for key in keys:
+            partial = [(*head, part) for head in partial for part in parts.get(key, [(0, np.iinfo(np.int64).max)])]
+        cells += partial
+    return cells
+
+
+def _without_rows(
+    array: Array,
+    numbers: Collection[int],
+    axes: Sequence[JoinedDim | None],
+    keys: Sequence[str],
+    lost: Collection[Cell],
+) -> ChunkTable:
+    """References without those into files that go, or that lie where these were."""
+    table = array.chunks
+    away = np.isin(table.source, np.array(sorted(numbers), dtype=table.source.dtype))
+    names = {dim.key: axis for axis, dim in enumerate(axes) if dim is not None}
+    if len(keys) > 1 and names:
+        coordinates = array.grid.coordinates(table.chunk)
+        origins = {
+            key: coordinates[:, axis] * start if isinstance(start, int) else start[coordinates[:, axis]]
+            for key, axis in names.items()
+            for start in [array.grid.starts[axis]]
+        }
+        for cell in lost:
+            inside = np.ones(len(table), dtype=bool)
+            for key, (start, stop) in zip(keys, cell, strict=True):
+                if key in origins:
+                    inside &= (origins[key] >= start) & (origins[key] < stop)
+            if set(keys) <= set(names):
+                away |= inside
+    return table.take(np.flatnonzero(~away)) if away.any() else table
+
+
+def _without_values(
+    values: npt.NDArray[Any], axes: Sequence[JoinedDim | None], keys: Sequence[str], lost: Collection[Cell], fill: Any
+) -> npt.NDArray[Any]:
+    """Values with the fill value where a file goes and others stay beside it."""
+    names = {dim.key: axis for axis, dim in enumerate(axes) if dim is not None}
+    if len(keys) < 2 or not set(keys) <= set(names):
+        return values
+    out = values.copy()
+    for cell in lost:
+        region = [slice(None)] * values.ndim
+        for key, (start, stop) in zip(keys, cell, strict=True):
+            region[names[key]] = slice(start, stop)
+        out[tuple(region)] = fill
+    return out
+
+
+def _moved(stay: Sequence[Placement], dims: dict[str, JoinedDim], renumber: IntArray) -> tuple[Placement, ...]:
+    """Where the files that stay lie now."""
+    out = []
+    for p in stay:
+        dim = dims[p.dim]
+        at = {start: n for n, start in dim.tracks[0]}
+        place = dict(zip(dim.segment.tolist(), dim.at.tolist(), strict=True))
+        start = place[at[p.start]]
+        out.append(replace(p, source=int(renumber[p.source]), start=int(start)))
+    return tuple(out)

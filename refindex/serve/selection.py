@@ -1,0 +1,105 @@
+"""Reading selections of arrays: many chunks of an array at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from refindex.access.files import SourcePool
+from refindex.decode.decoder import Decoder, declared
+from refindex.model.manifest import Node
+from refindex.serve.cache import ChunkCache
+from refindex.serve.plan import Places, Plan, make_plan
+from refindex.serve.reading import Reading
+from refindex.serve.scatter import Scatter
+from refindex.storage import ManifestReader
+
+type Values = np.ndarray[Any, Any]
+
+
+class SelectionReader:
+    """Reads selections of one version of an archive. Safe to use from several threads, event loops, and after a fork.
+
+    Parameters
+    ----------
+    reader:
+        The manifest.
+    pool:
+        Its sources.
+    cache:
+        Where decoded chunks are kept of which only a part was wanted.
+    """
+
+    def __init__(self, reader: ManifestReader, pool: SourcePool, *, cache: ChunkCache | None = None) -> None:
+        self.reader = reader
+        self.pool = pool
+        self.cache = ChunkCache() if cache is None else cache
+        self._decoders: dict[tuple[str, int, tuple[int, ...]], Decoder | None] = {}
+
+    def decoder(self, node: Node, encoding: int, shape: tuple[int, ...]) -> Decoder | None:
+        """The decoder of an encoding of an array, for declared ones that of a chunk shape; None if there is none."""
+        key = (node.path, encoding, shape if encoding < 0 else ())
+        found = self._decoders.get(key)
+        if found is None and key not in self._decoders:
+            found = _decoder(node, encoding, shape)
+            self._decoders[key] = found
+        return found
+
+    def plan(self, node: Node, places: Places) -> Plan:
+        """What reading the chunks takes. Reads no source.
+
+        Raises
+        ------
+        UnsupportedError
+            If they are stored in a declared codec chain that is not decoded here.
+        ManifestError
+            If the manifest is damaged.
+        """
+        return make_plan(self.reader, node, places, self, is_local=self.pool.is_local)
+
+    def prepare(
+        self, node: Node, places: Places, out: Values, *, fill: Any, drop_axes: tuple[int, ...] = ()
+    ) -> tuple[Reading, Plan]:
+        """Plan a selection, and put what is kept of it into ``out``; running the result reads the rest."""
+        cache = self._cache_for(node, places)
+        kept: list[tuple[int, Values]] = []
+        if cache is not None and cache.nbytes:
+            some = np.flatnonzero(places.partial).tolist()
+            numbers = places.chunks[some].tolist()
+            hits = [(at, cache.get((node.path, number))) for at, number in zip(some, numbers, strict=True)]
+            kept = [(at, values) for at, values in hits if values is not None]
+        if kept:
+            left = np.ones(len(places.chunks), dtype=bool)
+            left[[at for at, _ in kept]] = False
+            for at, values in kept:
+                selected = values[places.inside[at]]
+                out[places.outside[at]] = selected.squeeze(axis=drop_axes) if drop_axes else selected
+            rest = np.flatnonzero(left).tolist()
+            places = Places(
+                chunks=places.chunks[rest],
+                inside=[places.inside[at] for at in rest],
+                outside=[places.outside[at] for at in rest],
+                partial=places.partial[rest],
+            )
+        plan = self.plan(node, places)
+        scatter = Scatter(plan, places, out, fill=fill, drop_axes=drop_axes, cache=cache, sources=self.reader.sources)
+        return Reading(plan, scatter, self.pool), plan
+
+    def _cache_for(self, node: Node, places: Places) -> ChunkCache | None:
+        """The cache, if the chunks that would be kept fit into it: what only streams through must not empty it."""
+        partial = int(places.partial.sum())
+        if not partial or not self.cache.budget or node.dtype is None:
+            return None
+        shape = node.grid.chunk_shape(int(places.chunks[0]))
+        size = int(np.prod(shape, dtype=np.int64)) * node.dtype.itemsize
+        return self.cache if partial * size <= self.cache.budget else None
+
+
+def _decoder(node: Node, encoding: int, shape: tuple[int, ...]) -> Decoder | None:
+    if node.dtype is None:
+        return None
+    if encoding >= 0:
+        return Decoder(node.encodings[encoding], node.dtype)
+    found = declared(node.codecs, shape, node.dtype)
+    return None if found is None else Decoder(found, node.dtype)

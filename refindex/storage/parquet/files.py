@@ -1,0 +1,231 @@
+"""One Parquet file of a manifest: its bytes, and how it is opened so that damage does not pass."""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from refindex.access import urls
+from refindex.errors import FormatError, ManifestError
+from refindex.model.chunks import ChunkTable
+from refindex.model.zarr_v3 import dumps
+from refindex.storage import tables
+from refindex.storage.parquet.log import DataFile, in_range
+
+_DELTA_TYPES = {
+    pa.string(): "string",
+    pa.int32(): "integer",
+    pa.int64(): "long",
+    pa.binary(): "binary",
+    pa.timestamp("us", tz="UTC"): "timestamp",
+}
+
+_TAIL = 64 << 10
+"""The end of a file that is read to begin with: it holds the footers of all but large ones."""
+
+
+def delta_schema() -> str:
+    """The table's schema in Delta's JSON: the columns of all kinds, which are null where they do not apply."""
+    columns: dict[str, pa.DataType] = {"kind": pa.string()}
+    for schema in tables.SCHEMAS.values():
+        for column in schema:
+            columns.setdefault(column.name, column.type)
+    fields = [
+        {"name": name, "type": _DELTA_TYPES[kind], "nullable": True, "metadata": {}} for name, kind in columns.items()
+    ]
+    return dumps({"type": "struct", "fields": fields})
+
+
+def _footer(tail: bytes) -> bytes:
+    """The footer (Thrift metadata, its length, magic) at the end of a Parquet file, or less of it if it is cut."""
+    return tail[-(int.from_bytes(tail[-8:-4], "little") + 8) :]
+
+
+def encode(path: str, kind: str, batches: Iterable[pa.Table], *, inline: bool = False) -> tuple[bytes, DataFile]:
+    """The bytes of a Parquet file of a kind, and what the log says of it; every batch is a row group."""
+    sink = io.BytesIO()
+    options: dict[str, Any] = {"compression": "zstd", "version": "2.6", "write_page_checksum": True}
+    if kind == "chunk":
+        packed = {
+            "chunk": "DELTA_BINARY_PACKED",
+            "offset": "DELTA_BINARY_PACKED",
+            "length": "DELTA_BINARY_PACKED",
+        }
+        options |= {"use_dictionary": ["path", "source", "encoding"], "column_encoding": packed}
+    rows = 0
+    first: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+    with pq.ParquetWriter(sink, tables.SCHEMAS[kind], **options) as writer:
+        for batch in batches:
+            writer.write_table(batch, row_group_size=max(len(batch), 1))
+            rows += len(batch)
+            if kind == "chunk" and len(batch):
+                keys = batch.select(["path", "chunk"])
+                first = first or keys.slice(0, 1).to_pylist()[0]
+                last = keys.slice(len(batch) - 1).to_pylist()[0]
+    data = sink.getvalue()
+    one = bool(first) and first["path"] == last["path"]
+    return data, DataFile(
+        path=path,
+        kind=kind,
+        size=len(data),
+        rows=rows,
+        footer=zlib.crc32(_footer(data)),
+        inline=inline,
+        first_path=first.get("path"),
+        last_path=last.get("path"),
+        first_chunk=first["chunk"] if one else None,
+        last_chunk=last["chunk"] if one else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup:
+    """Where some references are: a row group, and the least and greatest path (None: not known) and chunk in it."""
+
+    number: int
+    first_path: str | None
+    last_path: str | None
+    first_chunk: int | None
+    last_chunk: int | None
+
+    def may_hold(self, path: str, first: int, last: int) -> bool:
+        return in_range(path, first, last, self.first_path, self.last_path, self.first_chunk, self.last_chunk)
+
+
+class OpenFile:
+    """A data file, checked against the log. Not safe to use from several threads at once.
+
+    Raises
+    ------
+    ManifestError
+        Here and when it is read, if it is damaged or missing.
+    """
+
+    def __init__(self, fs: fsspec.AbstractFileSystem, root: str, url: str, file: DataFile) -> None:
+        self.file, self._url = file, url
+        path = posixpath.join(root, file.path)
+        try:
+            size = int(fs.size(path) or 0)
+            if size != file.size:
+                raise ValueError(f"it has {size} bytes, the log says {file.size}")
+            metadata = pq.read_metadata(io.BytesIO(_checked_footer(fs, path, file)))
+            where = path if urls.is_local(url) else fs.open(path, "rb")
+            self._parquet = pq.ParquetFile(where, metadata=metadata, page_checksum_verification=True)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self.damaged(error) from error
+        names = self._parquet.schema_arrow.names
+        if names != tables.SCHEMAS[file.kind].names:
+            self.close()
+            raise self.damaged(f"its columns are {names}")
+        if metadata.num_rows != file.rows >= 0:
+            self.close()
+            raise self.damaged(f"it has {metadata.num_rows} rows, the log says {file.rows}")
+        self.groups = self._index() if file.kind == "chunk" else []
+
+    def __enter__(self) -> OpenFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._parquet.close(force=True)
+
+    def damaged(self, why: object) -> ManifestError:
+        gone = isinstance(why, FileNotFoundError)
+        return ManifestError(
+            f"{urls.display(self._url)}: {self.file.path} is damaged or missing: {why}. "
+            + ("If a vacuum has removed this version, open a newer one; else restore" if gone else "Restore")
+            + " it from a copy, or scan again."
+        )
+
+    def _index(self) -> list[RowGroup]:
+        """The row groups with their statistics, from the footer."""
+        names = self._parquet.schema_arrow.names
+        groups = []
+        for number in range(self._parquet.metadata.num_row_groups):
+            metadata = self._parquet.metadata.row_group(number)
+            path, chunk = (metadata.column(names.index(name)).statistics for name in ("path", "chunk"))
+            has_path = path is not None and path.has_min_max
+            has_chunk = chunk is not None and chunk.has_min_max
+            groups.append(
+                RowGroup(
+                    number=number,
+                    first_path=path.min if has_path else None,
+                    last_path=path.max if has_path else None,
+                    first_chunk=chunk.min if has_chunk else None,
+                    last_chunk=chunk.max if has_chunk else None,
+                )
+            )
+        return groups
+
+    def read_group(self, number: int) -> pa.Table:
+        try:
+            return self._parquet.read_row_group(number)
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise self.damaged(error) from error
+
+    def read_groups(self) -> Iterator[pa.Table]:
+        """The row groups, one after the other."""
+        return map(self.read_group, range(self._parquet.metadata.num_row_groups))
+
+    def read(self) -> pa.Table:
+        try:
+            return self._parquet.read()
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise self.damaged(error) from error
+
+
+def _checked_footer(fs: fsspec.AbstractFileSystem, path: str, file: DataFile) -> bytes:
+    """The footer of a file, whose statistics decide which rows are looked at: damage must not hide any."""
+    tail = bytes(fs.cat_file(path, start=max(0, file.size - _TAIL), end=file.size))
+    footer = _footer(tail)
+    if len(footer) == len(tail) < file.size:
+        length = min(file.size, int.from_bytes(tail[-8:-4], "little") + 8)
+        footer = bytes(fs.cat_file(path, start=file.size - length, end=file.size))
+    if file.footer is not None and zlib.crc32(footer) != file.footer:
+        raise ValueError("its footer does not have the checksum that the log says")
+    return footer
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of one of the small kinds, times in microseconds."""
+    if "mtime" in table.column_names:
+        at = table.column_names.index("mtime")
+        table = table.set_column(at, "mtime", pc.cast(table.column("mtime"), pa.int64()))
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def by_path(table: pa.Table) -> Mapping[str, ChunkTable]:
+    """Split the rows of a row group, which are sorted by path, into one table an array.
+
+    Raises
+    ------
+    FormatError
+        If they are not sorted, or contradict each other.
+    """
+    encoded = table.column("path").combine_chunks().dictionary_encode()
+    encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
+    codes = encoded.indices.to_numpy()
+    names = encoded.dictionary.to_pylist()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    if len(starts) != len(names):
+        raise FormatError("references are not sorted by path")
+    stops = np.append(starts[1:], len(codes))
+    rest = table.drop_columns(["path"])
+    return {
+        names[codes[start]]: tables.make_chunks(rest.slice(start, stop - start))
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+    }
