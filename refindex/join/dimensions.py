@@ -162,6 +162,8 @@ def join_dimension(
     values: Mapping[int, Values] | None,
     options: JoinOptions,
     findings: Findings,
+    *,
+    alone: bool = False,
 ) -> JoinedDim | None:
     """Segments of one dimension and their order; None if something stands in the way.
 
@@ -171,6 +173,8 @@ def join_dimension(
         Size of the dimension in each member, -1 where there is none.
     values:
         Its coordinate in each member that has it; None if there is none.
+    alone:
+        Whether no other dimension is joined.
     """
     segments: list[Values] = []
     owners: list[tuple[int, int]] = []
@@ -184,7 +188,8 @@ def join_dimension(
             findings.bar(f"{member.name} has a dimension {key}, but no coordinate {key} as the other files have")
             return None
         track = []
-        for start, stop in _parts(member, key, int(column[number])):
+        whole = alone and values is not None and _stays_whole(member, number, values)
+        for start, stop in [(0, int(column[number]))] if whole else _parts(member, key, int(column[number])):
             part = np.arange(start, stop) if values is None else values[number][start:stop]
             unique = (number, start) if values is None else (part.tobytes() if part.dtype != object else tuple(part))
             segment = known.setdefault(unique, len(segments))
@@ -203,6 +208,16 @@ def join_dimension(
             return None
         pieces = found
     return JoinedDim(key=key, lengths=lengths, tracks=tuple(tracks), **pieces)
+
+
+def _stays_whole(member: Member, number: int, values: Mapping[int, Values]) -> bool:
+    """Whether all that comes lies before or behind an archive, which then need not be looked at part by part."""
+    own = values[number]
+    if not member.is_base or own.dtype.kind not in "iuf" or not len(own):
+        return False
+    low, high = own.min(), own.max()
+    others = [v for n, v in values.items() if n != number and len(v)]
+    return all(bool(v.min() > high or v.max() < low) for v in others)
 
 
 def _parts(member: Member, key: str, size: int) -> list[tuple[int, int]]:

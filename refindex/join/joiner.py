@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -114,6 +115,7 @@ class _Join:
     dims: dict[str, JoinedDim] = field(init=False, default_factory=dict)
     left_out: set[int] = field(init=False, default_factory=set)
     cells: set[tuple[int, ...]] = field(init=False, default_factory=set)
+    held: dict[tuple[str, ...], set[tuple[int, ...]]] = field(init=False, default_factory=dict)
     cache: AxisCache = field(init=False, default_factory=AxisCache)
     digests: dict[str, str] = field(init=False, default_factory=dict)
     differing: dict[str, str] = field(init=False, default_factory=dict)
@@ -236,7 +238,10 @@ class _Join:
     def _cells_of(self, number: int, joined: Sequence[JoinedDim]) -> set[tuple[int, ...]]:
         member = self.members[number]
         if member.is_base:
-            return base_cells(member, joined, number) if joined else {()}
+            key = tuple(dim.key for dim in joined)
+            if key not in self.held:
+                self.held[key] = base_cells(member, joined, number) if joined else {()}
+            return self.held[key]
         return {tuple(dim.tracks[number][0][0] for dim in joined)}
 
     def _compare(self, plan: ArrayPlan, one: int, other: int, joined: Sequence[JoinedDim]) -> None:
@@ -511,25 +516,28 @@ def _shifted(
     member: Member, dim: JoinedDim, number: int, pieces: Mapping[int, list[tuple[int, int, int]]]
 ) -> list[Placement]:
     """The placements of an archive's sources where its parts have moved to."""
-    segments = {start: segment for segment, start in dim.tracks[number]}
-    ends = sorted(segments)
+    moved = sorted(
+        (offset + start, length, at)
+        for segment, offset in dim.tracks[number]
+        for start, length, at in pieces.get(segment, ())
+    )
+    begins = [begin for begin, _, _ in moved]
     out = []
     for placement in member.placements:
         if placement.dim != dim.key:
             continue
         stop = placement.start + placement.length
-        for begin in ends:
-            if placement.start <= begin < stop:
-                out += [
-                    Placement(
-                        dim=dim.key,
-                        source=placement.source,
-                        start=at,
-                        length=length,
-                        offset=placement.offset + begin - placement.start + start,
+        for begin, length, at in moved[max(bisect_right(begins, placement.start) - 1, 0) : bisect_left(begins, stop)]:
+            low, high = max(begin, placement.start), min(begin + length, stop)
+            if low < high:
+                out.append(
+                    replace(
+                        placement,
+                        start=at + low - begin,
+                        length=high - low,
+                        offset=placement.offset + low - placement.start,
                     )
-                    for start, length, at in pieces.get(segments[begin], ())
-                ]
+                )
     return out
 
 

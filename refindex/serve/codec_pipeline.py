@@ -60,9 +60,9 @@ class RefindexCodecPipeline(BatchedCodecPipeline):
         fill = batch[0][1].fill_value
         try:
             if len(batch) <= _FEW and not reader.reader.url:
-                reading, plan = reader.prepare(node, places, target, fill=fill, drop_axes=drop_axes)
+                reading, absent = reader.prepare(node, places, target, fill=fill, drop_axes=drop_axes)
             else:
-                reading, plan = await asyncio.to_thread(
+                reading, absent = await asyncio.to_thread(
                     reader.prepare, node, places, target, fill=fill, drop_axes=drop_axes
                 )
         except UnsupportedError:
@@ -78,7 +78,7 @@ class RefindexCodecPipeline(BatchedCodecPipeline):
         finally:
             reading.stop()
         results = [_PRESENT] * len(batch)
-        for position in plan.absent.tolist():
+        for position in absent.tolist():
             results[position] = _MISSING
         return tuple(results)
 

@@ -39,7 +39,9 @@ class Scatter:
     cache:
         Where decoded chunks are kept of which only a part was wanted.
     sources:
-        URLs of the sources, for messages.
+        The sources, for messages.
+    everything:
+        Whether these places are all of the result.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Scatter:
         drop_axes: tuple[int, ...] = (),
         cache: ChunkCache | None = None,
         sources: Sequence[Any] = (),
+        everything: bool = True,
     ) -> None:
         self.plan = plan
         self.places = places
@@ -61,11 +64,12 @@ class Scatter:
         self._cache = cache
         self._sources = sources
         self._lock = threading.Lock()
+        self._all = len(places.chunks) if everything else -1
         self._gathered: dict[int, tuple[Values, int]] = {}
 
     def absent(self) -> None:
         """Fill in the places of chunks that do not exist."""
-        if len(self.plan.absent) == len(self.places.chunks):
+        if len(self.plan.absent) == len(self.places.chunks) == self._all:
             self.out[...] = self._fill
             return
         outside = self.places.outside

@@ -10,7 +10,7 @@ from refindex.access.files import SourcePool
 from refindex.decode.decoder import Decoder, declared
 from refindex.model.manifest import Node
 from refindex.serve.cache import ChunkCache
-from refindex.serve.plan import Places, Plan, make_plan
+from refindex.serve.plan import IntArray, Places, Plan, make_plan
 from refindex.serve.reading import Reading
 from refindex.serve.scatter import Scatter
 from refindex.storage import ManifestReader
@@ -60,8 +60,13 @@ class SelectionReader:
 
     def prepare(
         self, node: Node, places: Places, out: Values, *, fill: Any, drop_axes: tuple[int, ...] = ()
-    ) -> tuple[Reading, Plan]:
-        """Plan a selection, and put what is kept of it into ``out``; running the result reads the rest."""
+    ) -> tuple[Reading, IntArray]:
+        """Plan a selection, and put what is kept of it into ``out``; running the result reads the rest.
+
+        Returns
+        -------
+        What reads it, and the places of the chunks that do not exist.
+        """
         cache = self._cache_for(node, places)
         kept: list[tuple[int, Values]] = []
         if cache is not None and cache.nbytes:
@@ -69,6 +74,7 @@ class SelectionReader:
             numbers = places.chunks[some].tolist()
             hits = [(at, cache.get((node.path, number))) for at, number in zip(some, numbers, strict=True)]
             kept = [(at, values) for at, values in hits if values is not None]
+        rest: list[int] | None = None
         if kept:
             left = np.ones(len(places.chunks), dtype=bool)
             left[[at for at, _ in kept]] = False
@@ -83,8 +89,18 @@ class SelectionReader:
                 partial=places.partial[rest],
             )
         plan = self.plan(node, places)
-        scatter = Scatter(plan, places, out, fill=fill, drop_axes=drop_axes, cache=cache, sources=self.reader.sources)
-        return Reading(plan, scatter, self.pool), plan
+        scatter = Scatter(
+            plan,
+            places,
+            out,
+            fill=fill,
+            drop_axes=drop_axes,
+            cache=cache,
+            sources=self.reader.sources,
+            everything=rest is None,
+        )
+        absent = plan.absent if rest is None else np.array(rest, dtype=np.int64)[plan.absent]
+        return Reading(plan, scatter, self.pool), absent
 
     def _cache_for(self, node: Node, places: Places) -> ChunkCache | None:
         """The cache, if the chunks that would be kept fit into it: what only streams through must not empty it."""

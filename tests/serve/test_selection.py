@@ -86,7 +86,7 @@ def make(folder: str, how: dict[str, Any]) -> Craft:
     )
 
 
-@settings(max_examples=250)
+@settings(max_examples=60)
 @given(how=crafted(), data=st.data())
 def test_every_selection_of_every_encoding(how: dict[str, Any], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
