@@ -12,7 +12,7 @@ import traceback
 import typer
 from rich.console import Console
 
-from refindex.cli import info, ls, scan
+from refindex.cli import append, info, ls, scan, versions
 from refindex.errors import RefindexError
 
 app = typer.Typer(
@@ -45,8 +45,14 @@ def frame(
 
 
 app.command("scan")(scan.command)
+app.command("append")(append.append)
+app.command("remove")(append.remove)
 app.command("ls")(ls.command)
 app.command("info")(info.command)
+app.command("log")(versions.log)
+app.command("diff")(versions.diff)
+app.command("restore")(versions.restore)
+app.command("vacuum")(versions.vacuum)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from refindex import api
 from refindex.access import urls
 from refindex.archive import Archive
 from refindex.cli.ls import describe
-from refindex.cli.options import JSON, STORAGE_OPTIONS, VERSION, dump, nbytes, parse_storage_options, plural
+from refindex.cli.options import AS_OF, JSON, STORAGE_OPTIONS, VERSION, dump, nbytes, parse_storage_options, plural
 from refindex.model.manifest import Node, Status
 
 
@@ -24,11 +24,14 @@ def command(
     sources: Annotated[bool, typer.Option("--sources", "-s", help="List all sources.")] = False,
     report: Annotated[bool, typer.Option("--report", "-r", help="Show the whole report of the scan.")] = False,
     version: VERSION = None,
+    as_of: AS_OF = None,
     json: JSON = False,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Show the tree of an archive: shapes, chunks, codecs, sizes, sources, what is not served."""
-    with api.open(archive, version=version, storage_options=parse_storage_options(storage_options)) as opened:
+    with api.open(
+        archive, version=version, as_of=as_of, storage_options=parse_storage_options(storage_options)
+    ) as opened:
         arrays = {path: array_facts(opened, node) for path, node in opened.arrays.items()}
         if json:
             dump(_document(archive, opened, arrays))
@@ -64,7 +67,7 @@ def array_facts(opened: Archive, node: Node) -> dict[str, Any]:
         "shape": list(node.shape),
         "dims": list(node.dims),
         "chunk_grid": grid["name"],
-        "chunks": grid["configuration"].get("chunk_shape") or grid["configuration"].get("chunk_shapes"),
+        "chunks": grid["configuration"].get("chunk_shape", grid["configuration"].get("chunk_shapes")),
         "codecs": [codec["name"] for codec in node.codecs],
         "references": len(table),
         "of_chunks": node.grid.size,
@@ -107,4 +110,13 @@ def _stored(facts: dict[str, Any]) -> str:
     if facts["bytes"] is not None and facts["bytes"] != facts["stored_bytes"]:
         size += f" of {nbytes(facts['bytes'])}"
     missing = "" if facts["references"] == facts["of_chunks"] else f" of {facts['of_chunks']}"
-    return f"chunks {facts['chunks']} x {facts['references']}{missing}, {codecs}, {size}"
+    chunks = ", ".join(_lengths(lengths) for lengths in facts["chunks"])
+    return f"chunks [{chunks}] x {facts['references']}{missing}, {codecs}, {size}"
+
+
+def _lengths(lengths: Any) -> str:
+    """Chunk lengths along one dimension: one number, or the least and the greatest."""
+    if isinstance(lengths, int):
+        return str(lengths)
+    each = [n if isinstance(n, int) else n[0] for n in lengths]
+    return f"{min(each)}-{max(each)}" if min(each) < max(each) else str(each[0])

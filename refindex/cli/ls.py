@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from refindex import api
-from refindex.cli.options import JSON, STORAGE_OPTIONS, VERSION, dump, parse_storage_options
+from refindex.cli.options import AS_OF, JSON, STORAGE_OPTIONS, VERSION, dump, parse_storage_options
 from refindex.model.manifest import Node
 from refindex.storage.protocol import require
 
@@ -18,11 +18,14 @@ def command(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="List all groups below, too.")] = False,
     long: Annotated[bool, typer.Option("--long", "-l", help="Show type and shape.")] = False,
     version: VERSION = None,
+    as_of: AS_OF = None,
     json: JSON = False,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """List the groups and arrays of an archive."""
-    with api.open(archive, version=version, storage_options=parse_storage_options(storage_options)) as opened:
+    with api.open(
+        archive, version=version, as_of=as_of, storage_options=parse_storage_options(storage_options)
+    ) as opened:
         top = require(opened.nodes, path, archive)
         prefix = f"{top.path}/" if top.path else ""
         listed = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, get_args
 
 import typer
 import ujson
@@ -15,6 +16,39 @@ STORAGE_OPTIONS = Annotated[
 ]
 
 VERSION = Annotated[int | None, typer.Option("--version", help="Snapshot to open; the newest by default.")]
+
+AS_OF = Annotated[
+    datetime | None,
+    typer.Option("--as-of", help="Snapshot that was the newest at this time (local), e.g. 2026-01-31T12:00:00."),
+]
+
+OVERLAP = Annotated[
+    str | None,
+    typer.Option(
+        "--overlap",
+        help="Where files have coordinates in common: error, or take the first or last.",
+        metavar="error|first|last",
+        show_default=False,
+    ),
+]
+
+ON_DIFFERENCE = Annotated[
+    str | None,
+    typer.Option(
+        "--on-difference",
+        help="Where a variable without the joined dimension differs: error, take the first file's, or stack all.",
+        metavar="error|first|stack",
+        show_default=False,
+    ),
+]
+
+
+def choice(option: str, value: str | None, kind: Any) -> Any:
+    """The value of an option that takes one of a few words."""
+    choices = get_args(kind.__value__)
+    if value is not None and value not in choices:
+        raise typer.BadParameter(f"{option} must be one of {', '.join(choices)}; got {value!r}")
+    return value
 
 
 def parse_storage_options(text: str | None) -> dict[str, Any]:

@@ -11,9 +11,19 @@ import typer
 from refindex import api, storage
 from refindex.access import urls
 from refindex.access.files import StorageOptions, reading
-from refindex.cli.options import JSON, STORAGE_OPTIONS, dump, parse_storage_options, plural
+from refindex.cli.options import (
+    JSON,
+    ON_DIFFERENCE,
+    OVERLAP,
+    STORAGE_OPTIONS,
+    choice,
+    dump,
+    parse_storage_options,
+    plural,
+)
 from refindex.errors import ExistsError
-from refindex.model.manifest import Manifest, Status
+from refindex.join.options import OnDifference, Overlap
+from refindex.model.manifest import Manifest, ScanReport, Status
 from refindex.storage import parquet
 
 
@@ -30,6 +40,37 @@ def command(
         str | None,
         typer.Option("--from-file", help="Read sources from a file, one a line; '-' is standard input."),
     ] = None,
+    join: Annotated[
+        bool | None,
+        typer.Option(
+            "--join/--no-join",
+            help="Join several files into one hierarchy, or keep each as a group; by default files that look alike "
+            "are joined.",
+            show_default=False,
+        ),
+    ] = None,
+    concat_dim: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--concat-dim",
+            help="Concatenate along this dimension (repeat for more); by default along those whose coordinates differ.",
+            metavar="DIM",
+        ),
+    ] = None,
+    stack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stack",
+            help="Stack files along a new dimension. Its values: NAME=REGEX or NAME=%Y%m%d looks into file names, "
+            "NAME=@ATTRIBUTE takes a global attribute, NAME alone a scalar variable of that name or the file's name.",
+            metavar="NAME[=FROM]",
+        ),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Files with the same coordinates may hold different variables.")
+    ] = False,
+    overlap: OVERLAP = None,
+    on_difference: ON_DIFFERENCE = None,
     variable: Annotated[
         list[str] | None,
         typer.Option("--variable", "-v", help="Only this array, by name or path (repeat for more)."),
@@ -47,8 +88,8 @@ def command(
     json: JSON = False,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
-    """Index HDF5 / NetCDF files into a manifest."""
-    wanted = [*(sources or ()), *(_lines(from_file) if from_file else ())]
+    """Index HDF5 / NetCDF files into a manifest; several are joined into one."""
+    wanted = [*(sources or ()), *(lines_of(from_file) if from_file else ())]
     if not wanted:
         raise typer.BadParameter("name at least one source, or --from-file")
     if out is None and not dry_run:
@@ -60,6 +101,12 @@ def command(
     try:
         manifest = api.scan(
             wanted,
+            join="auto" if join is None else join,
+            concat_dim=concat_dim or "auto",
+            stack=stack,
+            merge=merge,
+            overlap=choice("--overlap", overlap, Overlap) or "error",
+            on_difference=choice("--on-difference", on_difference, OnDifference) or "error",
             variables=variable,
             workers=workers,
             storage_options=options,
@@ -79,7 +126,7 @@ def command(
         raise typer.Exit(3)
 
 
-def _lines(name: str) -> list[str]:
+def lines_of(name: str) -> list[str]:
     if name == "-":
         text = sys.stdin.read()
     else:
@@ -118,6 +165,13 @@ def _has(manifest: Manifest, name: str) -> bool:
     return any(path == wanted or path.endswith(f"/{wanted}") for path in manifest.arrays)
 
 
+def tell_report(report: ScanReport) -> None:
+    """What a reader of a scan should know: problems on standard error, decisions on standard output."""
+    for entry in report.select(Status.FAILED, Status.UNSERVED, Status.ADAPTED, Status.NOTE):
+        where = entry.source if entry.path == "/" else f"{entry.source}:{entry.path}"
+        typer.echo(f"  {entry.status}: {where}: {entry.reason}", err=entry.status in (Status.FAILED, Status.UNSERVED))
+
+
 def _tell(manifest: Manifest, out: str | None, version: int | None, variables: list[str] | None) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in sorted(manifest.report.counts.items()))
     typer.echo(
@@ -127,8 +181,6 @@ def _tell(manifest: Manifest, out: str | None, version: int | None, variables: l
     missing = [name for name in variables or () if not _has(manifest, name)]
     if missing:
         typer.echo(f"  no source has a variable named {', '.join(missing)}", err=True)
-    for entry in manifest.report.select(Status.FAILED, Status.UNSERVED, Status.ADAPTED, Status.NOTE):
-        where = entry.source if entry.path == "/" else f"{entry.source}:{entry.path}"
-        typer.echo(f"  {entry.status}: {where}: {entry.reason}", err=entry.status in (Status.FAILED, Status.UNSERVED))
+    tell_report(manifest.report)
     if version is not None:
         typer.echo(f"wrote {out} (version {version})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,7 @@ from refindex.join.options import JoinOptions
 
 type IntArray = npt.NDArray[np.int64]
 type Values = np.ndarray[Any, Any]
+type Label = Callable[[Any], str]
 
 _MOST_NOTES = 5
 _GAP = 1.5
@@ -164,6 +165,7 @@ def join_dimension(
     findings: Findings,
     *,
     alone: bool = False,
+    label: Label = str,
 ) -> JoinedDim | None:
     """Segments of one dimension and their order; None if something stands in the way.
 
@@ -175,6 +177,8 @@ def join_dimension(
         Its coordinate in each member that has it; None if there is none.
     alone:
         Whether no other dimension is joined.
+    label:
+        A coordinate as messages show it.
     """
     segments: list[Values] = []
     owners: list[tuple[int, int]] = []
@@ -199,7 +203,7 @@ def join_dimension(
             track.append((segment, start))
         tracks.append(tuple(track))
     lengths = tuple(len(s) for s in segments)
-    name = _Namer(key, members, owners)
+    name = _Namer(key, members, owners, label)
     if values is None:
         pieces = _in_order(range(len(segments)), lengths)
     else:
@@ -237,6 +241,7 @@ class _Namer:
     key: str
     members: Sequence[Member]
     owners: Sequence[tuple[int, int]]
+    label: Label
 
     def __call__(self, segment: int, element: int = 0) -> str:
         member, start = self.owners[segment]
@@ -330,7 +335,8 @@ def _bar_overlaps(
         two = name(int(segment[at + 1]), int(element[at + 1]))
         pairs.setdefault((min(one, two), max(one, two)), []).append(flat[at])
     for (one, two), shared in pairs.items():
-        what = f"{shared[0]}" if len(shared) == 1 else f"{len(shared)} values from {min(shared)} to {max(shared)}"
+        low, high = name.label(min(shared)), name.label(max(shared))
+        what = low if len(shared) == 1 else f"{len(shared)} values from {low} to {high}"
         findings.bar(
             f"{one} and {two} overlap in {key}: both have {what}; pass overlap='first' or 'last' (--overlap) to take "
             "one of them"
@@ -354,7 +360,7 @@ def _bar_interleaved(
             pairs.setdefault((one, two), flat[first[at]])
     for (one, two), value in pairs.items():
         findings.bar(
-            f"{one} and {two} overlap in {key}: one goes on at {value} where the other has begun; pass "
+            f"{one} and {two} overlap in {key}: one goes on at {name.label(value)} where the other has begun; pass "
             "overlap='first' or 'last' (--overlap) to join them by their coordinates nevertheless"
         )
 
@@ -391,7 +397,11 @@ def _note_gaps(
     for at in wide[:_MOST_NOTES].tolist():
         one = name(int(segment[at - 1]), int(element[at - 1]))
         two = name(int(segment[at]), int(element[at]))
-        findings.note(two, key, f"gap in {key}: {one} ends at {flat[at - 1]}, {two} begins at {flat[at]}")
+        findings.note(
+            two,
+            key,
+            f"gap in {key}: {one} ends at {name.label(flat[at - 1])}, {two} begins at {name.label(flat[at])}",
+        )
     if len(wide) > _MOST_NOTES:
         where = name(int(segment[wide[_MOST_NOTES]]))
         findings.note(where, key, f"{len(wide) - _MOST_NOTES} more gaps in {key}")

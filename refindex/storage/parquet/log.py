@@ -148,6 +148,12 @@ def entry_path(root: str, version: int) -> str:
     return posixpath.join(root, LOG, f"{version:020d}.json")
 
 
+def can_list(fs: fsspec.AbstractFileSystem) -> bool:
+    """Whether a filesystem can list folders: all but plain HTTP servers."""
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return not {"http", "https"} & set(protocols)
+
+
 def fetch(fs: fsspec.AbstractFileSystem, path: str, url: str) -> bytes | None:
     """The bytes of a file of the log, None if there is none.
 
@@ -158,7 +164,7 @@ def fetch(fs: fsspec.AbstractFileSystem, path: str, url: str) -> bytes | None:
             return bytes(fs.cat_file(path))
         except FileNotFoundError as error:
             cause = error.__cause__
-            if cause is not None and getattr(cause, "status", None) not in (404, 410):
+            if cause is not None and not can_list(fs) and getattr(cause, "status", None) not in (404, 410):
                 # fsspec's HTTP filesystem calls every failure of a request a missing file.
                 raise
             return None

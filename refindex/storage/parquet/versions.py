@@ -25,11 +25,6 @@ _CHECKPOINT = re.compile(r"^(\d{20})\.checkpoint\.parquet$")
 _CONCURRENT = 16
 
 
-def can_list(fs: fsspec.AbstractFileSystem) -> bool:
-    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-    return not {"http", "https"} & set(protocols)
-
-
 class Log:
     """The log of an archive as it is when it is looked at.
 
@@ -47,7 +42,7 @@ class Log:
         self._fetched: dict[int, bytes] = {}
         self._entries: list[int] = []
         self._checkpoints: list[int] = []
-        self._listed = can_list(fs)
+        self._listed = log.can_list(fs)
         self.newest = self._list() if self._listed else self._probe()
 
     @property

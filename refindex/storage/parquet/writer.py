@@ -84,7 +84,7 @@ def _previous(fs: fsspec.AbstractFileSystem, root: str, url: str, base: int | No
 
 def exists(fs: fsspec.AbstractFileSystem, root: str, url: str) -> bool:
     """Whether there is an archive, of any version."""
-    if versions.can_list(fs):
+    if log.can_list(fs):
         return versions.Log(fs, root, url).newest is not None
     if log.fetch(fs, log.entry_path(root, 0), url) is not None:
         return True

@@ -1,0 +1,110 @@
+"""``refindex append`` and ``refindex remove``: archives that grow and shrink."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from refindex import api
+from refindex.cli.options import (
+    JSON,
+    ON_DIFFERENCE,
+    OVERLAP,
+    STORAGE_OPTIONS,
+    choice,
+    dump,
+    parse_storage_options,
+    plural,
+)
+from refindex.cli.scan import lines_of, tell_report
+from refindex.growth import Growth
+from refindex.join.options import OnDifference, Overlap
+from refindex.model.manifest import Status
+
+ARCHIVE = Annotated[str, typer.Argument(help="An archive.", metavar="ARCHIVE")]
+
+
+def append(
+    archive: ARCHIVE,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, URLs, globs or folders.", metavar="SOURCES", show_default=False),
+    ] = None,
+    from_file: Annotated[
+        str | None,
+        typer.Option("--from-file", help="Read sources from a file, one a line; '-' is standard input."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take files that have changed since as they are now.")
+    ] = False,
+    overlap: OVERLAP = None,
+    on_difference: ON_DIFFERENCE = None,
+    variable: Annotated[
+        list[str] | None,
+        typer.Option("--variable", "-v", help="Only this array, by name or path (repeat for more)."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-j", min=1, help="Processes; 1 stays in this one.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be scanned.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Scan, join and report, write nothing.")] = False,
+    progress: Annotated[
+        bool | None,
+        typer.Option("--progress/--no-progress", help="By default on a terminal.", show_default=False),
+    ] = None,
+    json: JSON = False,
+    storage_options: STORAGE_OPTIONS = None,
+) -> None:
+    """Join more files to an archive, in one commit; only files that it does not have are scanned."""
+    wanted = [*(sources or ()), *(lines_of(from_file) if from_file else ())]
+    if not wanted:
+        raise typer.BadParameter("name at least one source, or --from-file")
+    try:
+        done = api.append(
+            archive,
+            wanted,
+            replace=replace,
+            overlap=choice("--overlap", overlap, Overlap),
+            on_difference=choice("--on-difference", on_difference, OnDifference),
+            variables=variable,
+            workers=workers,
+            storage_options=parse_storage_options(storage_options),
+            strict=strict,
+            progress=sys.stderr.isatty() and not json if progress is None else progress,
+            dry_run=dry_run,
+        )
+    except KeyboardInterrupt:
+        typer.echo("refindex: interrupted; nothing was written", err=True)
+        raise typer.Exit(130) from None
+    _tell(archive, done, json=json, dry_run=dry_run)
+    if done.report.select(Status.FAILED):
+        raise typer.Exit(3)
+
+
+def remove(
+    archive: ARCHIVE,
+    sources: Annotated[list[str], typer.Argument(help="Files that it has, by path, URL or glob.", metavar="SOURCES")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be removed, write nothing.")] = False,
+    json: JSON = False,
+    storage_options: STORAGE_OPTIONS = None,
+) -> None:
+    """Take files out of a joined archive, in one commit. The files themselves are not touched."""
+    done = api.remove(archive, sources, storage_options=parse_storage_options(storage_options), dry_run=dry_run)
+    _tell(archive, done, json=json, dry_run=dry_run)
+
+
+def _tell(archive: str, done: Growth, *, json: bool, dry_run: bool) -> None:
+    changes = {"added": done.added, "replaced": done.replaced, "removed": done.removed, "skipped": done.skipped}
+    if json:
+        report = [
+            {"source": e.source, "path": e.path, "status": str(e.status), "reason": e.reason} for e in done.report
+        ]
+        dump({"version": done.version, **{key: list(names) for key, names in changes.items()}, "report": report})
+        return
+    parts = [f"{plural(len(names), 'file')} {what}" for what, names in changes.items() if names]
+    typer.echo(", ".join(parts) or "nothing to do")
+    tell_report(done.report)
+    if any(names for what, names in changes.items() if what != "skipped"):
+        typer.echo("nothing was written" if dry_run else f"wrote {archive} (version {done.version})")
