@@ -26,6 +26,7 @@ from refindex.join.options import JoinOptions
 from refindex.join.references import AxisCache, JoinedReferences, Use, join_references
 from refindex.join.small import is_small, join_values
 from refindex.join.stacking import repeat_member, stack_members
+from refindex.join.times import time_label
 from refindex.join.values import constants, digest, same_values
 from refindex.join.variables import ArrayPlan, merge_attributes, plan_array, plan_times
 from refindex.model.change import Change
@@ -198,7 +199,16 @@ class _Join:
                     self.findings.bar(f"/{key}: {error}")
         chosen = differing_dimensions(self.members, self.sizes, coordinates, self.options, self.findings)
         for key in chosen:
-            dim = join_dimension(key, self.members, self.sizes[key], coordinates.get(key), self.options, self.findings)
+            dim = join_dimension(
+                key,
+                self.members,
+                self.sizes[key],
+                coordinates.get(key),
+                self.options,
+                self.findings,
+                alone=len(chosen) == 1,
+                label=time_label(self.plans[key].attributes) if key in self.plans else str,
+            )
             if dim is not None:
                 self.dims[key] = dim
         if len(self.dims) != len(chosen):

@@ -5,7 +5,8 @@ What is exact stays exact: times become whole numbers of the coarsest unit that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,3 +214,16 @@ def _holds(dtype: np.dtype[Any], whole: Sequence[np.ndarray[Any, Any]]) -> bool:
     if dtype.kind == "f":
         return bool(max(most, -least) <= 2 ** (np.finfo(dtype).nmant + 1))
     return False
+
+
+def time_label(attributes: Mapping[str, Any]) -> Callable[[Any], str]:
+    """How a coordinate is shown in messages: as a date, if its attributes say that it is one."""
+    kind = TimeUnits.of(dict(attributes))
+
+    def label(value: Any) -> str:
+        if kind is not None:
+            with contextlib.suppress(ValueError, TypeError, OverflowError):
+                return str(cftime.num2date(value, kind.units, calendar=kind.calendar).isoformat())
+        return str(value)
+
+    return label
