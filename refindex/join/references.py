@@ -99,7 +99,12 @@ def join_references(
     keep = 0
     if base is not None and _same_meaning(plan, base.kind) and _same_fill(nodes[base.kind], plan, fill):
         keep = _kept(plan.path, axes, nodes[base.kind].grid, grid, base, dims, members[base.member])
-    tables = [members[use.member].table(plan.path, keep if use is base else 0) for use in uses]
+    tables = [
+        ChunkTable.empty()
+        if use is base and keep == nodes[use.kind].grid.size
+        else members[use.member].table(plan.path, keep if use is base else 0)
+        for use in uses
+    ]
     codecs = _declared(plan, uses, tables, base)
     encodings = _Encodings(plan, codecs, initial=nodes[base.kind].encodings if base is not None and keep else ())
     chunks, adapted = _rows(plan, uses, tables, axes, dims, grid, source_maps, encodings, fill, keep, base)

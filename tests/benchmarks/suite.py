@@ -87,6 +87,7 @@ def tables(*, quick: bool = False) -> tuple[Table, ...]:
         *_scan(side=16 if quick else 256),
         _scan_1m(side=32 if quick else 1024),
         _many(files=6 if quick else 200),
+        *_join(files=6 if quick else 1000),
         *_store_and_open(references=1 << (12 if quick else 20)),
         _read(side=16 if quick else 256),
     )
@@ -232,6 +233,55 @@ def _many(files: int) -> Table:
         units=files,
         timeout=120,
     )
+
+
+def _join(files: int) -> tuple[Table, ...]:
+    joined = Table(
+        name="join",
+        title=f"scan {files} daily NetCDF-4 files of 10 variables, join them along time, save",
+        data=_daily(files),
+        warm_up=_daily(2),
+        cases=(
+            Case(label="h5py open + chunk_iter of every dataset", work="bare:chunk_iter_all"),
+            Case(
+                label="refindex.scan + save, Parquet",
+                work="ours:scan",
+                options={"join": True, "save": "out.refindex"},
+            ),
+            Case(
+                label="refindex.scan + save, SQLite",
+                work="ours:scan",
+                options={"join": True, "save": "out.sqlite"},
+            ),
+            Case(label="refindex, the join alone", work="joins:join_only"),
+            Case(label="kerchunk MultiZarrToZarr, JSON", work="kerchunk_peer:join", needs=KERCHUNK),
+            Case(label="VirtualiZarr + xr.concat, JSON", work="virtualizarr_peer:join", needs=VIRTUALIZARR),
+        ),
+        per="ms/file",
+        units=files,
+        timeout=400,
+    )
+    grown = Table(
+        name="append",
+        title=f"append one daily file to {files - 1}, in a new process",
+        data=_daily(files),
+        warm_up=None,
+        cases=(
+            Case(label="refindex.append, Parquet", work="joins:append", options={"save": "a.refindex"}),
+            Case(label="refindex.append, SQLite", work="joins:append", options={"save": "a.sqlite"}),
+        ),
+    )
+    opened = Table(
+        name="open-joined",
+        title=f"xr.open_dataset of {files} joined files, and one chunk, in a new process",
+        data=_daily(files),
+        warm_up=None,
+        cases=(
+            Case(label="refindex, Parquet", work="joins:open_dataset", options={"save": "a.refindex"}),
+            Case(label="refindex, SQLite", work="joins:open_dataset", options={"save": "a.sqlite"}),
+        ),
+    )
+    return joined, grown, opened
 
 
 def _archives(references: int) -> Data:

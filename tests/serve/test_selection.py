@@ -176,7 +176,7 @@ def group(request: pytest.FixtureRequest, file: Path, tmp_path_factory: pytest.T
 def test_whole_arrays_equal_h5py(group: Any, file: Path) -> None:
     with h5py.File(file) as f, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, dataset in f.items():
+        for name, dataset in list(f.items()):  # iterating holds h5py's lock, and other threads need it
             expected, found = dataset[()], group[name][...]
             if name == "names":
                 assert [v.decode() for v in expected] == list(found)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 from deltalake import DeltaTable
+from manifests import make_manifest
+from test_versions import append
 
 import refindex
-from refindex import storage
+from refindex import ChunkTable, storage
 from refindex.access import urls
 from refindex.storage import tables
 
@@ -67,3 +69,80 @@ def test_names_that_need_quoting(tmp_path: Path, weather: Path) -> None:
     assert DeltaTable(out).version() == 0
     with refindex.open(out) as opened:
         assert opened.group["rain"].shape == (6, 10, 20)
+
+
+def chunk_rows(url: str, version: int) -> dict[tuple[str, int], tuple[int | None, int]]:
+    """References as refindex reads them."""
+    reader = storage.open_reader(url, version=version)
+    manifest = storage.load(reader)
+    reader.close()
+    return {
+        (path, c): (o if s >= 0 else None, n)
+        for path, array in manifest.arrays.items()
+        for c, s, o, n in zip(
+            *(getattr(array.chunks, name).tolist() for name in ("chunk", "source", "offset", "length")), strict=True
+        )
+    }
+
+
+@pytest.fixture(scope="module")
+def long_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive with appends, merges, checkpoints, and expired versions."""
+    out = tmp_path_factory.mktemp("long") / "a.refindex"
+    make_manifest({"b": ChunkTable.from_columns(chunk=[0], source=0, offset=[0], length=[1])}, sources=1).save(out)
+    for _ in range(27):
+        append(urls.absolute(out))
+    storage.restore(urls.absolute(out), 5)
+    append(urls.absolute(out))
+    storage.vacuum(urls.absolute(out), keep_versions=27, grace=storage.GRACE * 0)
+    return out
+
+
+def test_delta_rs_reads_a_long_log(long_log: Path) -> None:
+    url = urls.absolute(long_log)
+    names = sorted(p.name for p in (long_log / "_delta_log").iterdir())
+    assert [int(n[:20]) for n in names if n.endswith(".checkpoint.parquet")] == [3, 10, 20]
+    assert [int(n[:20]) for n in names if n.endswith(".json")] == list(range(3, 30))
+    assert DeltaTable(long_log).version() == 29
+    for version in (3, 4, 9, 10, 11, 25, 28, 29):
+        table = DeltaTable(long_log, version=version)
+        assert table.version() == version
+        found = {(r["path"], r["chunk"]): (r["offset"], r["length"]) for r in rows(table, "chunk")}
+        assert found == chunk_rows(url, version)
+        assert len(rows(table, "source")) == (6 if version == 28 else 7 if version == 29 else version + 1)
+    # Merged: without that, more than a hundred.
+    assert len(DeltaTable(long_log, version=27).file_uris()) < 40
+
+
+def test_statistics_of_the_log_are_those_of_the_rows(long_log: Path) -> None:
+    """delta-rs skips files by them: whatever is asked for, it is found."""
+    table = DeltaTable(long_log, version=27)
+    names = ["path", "chunk", "offset"]
+    for path in ("a", "b", "time"):
+        for chunk in (0, 1, 13, 27):
+            wanted = table.to_pyarrow_table(
+                columns=names, filters=[("kind", "=", "chunk"), ("path", "=", path), ("chunk", "=", chunk)]
+            )
+            expected = {k: v for k, v in chunk_rows(urls.absolute(long_log), 27).items() if k == (path, chunk)}
+            assert {(r["path"], r["chunk"]): r["offset"] for r in wanted.to_pylist()} == {
+                k: o for k, (o, _) in expected.items()
+            }
+
+
+def test_polars_reads_it(long_log: Path) -> None:
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    frame = polars.scan_delta(str(long_log), version=20).filter(polars.col("kind") == "chunk").collect()
+    found = {(r["path"], r["chunk"]): (r["offset"], r["length"]) for r in frame.to_dicts()}
+    assert found == chunk_rows(urls.absolute(long_log), 20)
+
+
+def test_duckdb_reads_its_files(long_log: Path) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
+    files = DeltaTable(long_log, version=20).file_uris()
+    with duckdb.connect() as db:
+        found = db.execute(
+            'SELECT path, chunk, "offset", length FROM read_parquet($1, union_by_name=true, hive_partitioning=true) '
+            "WHERE kind = 'chunk'",
+            [files],
+        ).fetchall()
+    assert {(p, c): (o, n) for p, c, o, n in found} == chunk_rows(urls.absolute(long_log), 20)

@@ -11,6 +11,7 @@ import pandas as pd  # noqa: F401 -- fsspec imports it late; imports are not wha
 import ujson
 import zarr
 from fsspec.implementations.reference import LazyReferenceMapper
+from kerchunk.combine import MultiZarrToZarr
 from kerchunk.hdf import SingleHdf5ToZarr
 
 from tests.benchmarks.columns import columns
@@ -38,6 +39,19 @@ def scan(data: Path, expected: Expected) -> Measured:
         paths = sorted(data.glob("*.nc")) if data.is_dir() else [data]
         found = [_translate(path) for path in paths]
         return lambda: _count(found), "chunks"
+
+    return run
+
+
+def join(data: Path, expected: Expected) -> Measured:
+    def run(out: Path) -> Found:
+        found = [_translate(path) for path in sorted(data.glob("*.nc"))]
+        joined = MultiZarrToZarr(
+            found, concat_dims=["time"], identical_dims=["lat", "lon"], remote_protocol="file"
+        ).translate()
+        with (out / "references.json").open("w") as file:
+            ujson.dump(joined, file)
+        return lambda: _count([joined]), "chunks"
 
     return run
 

@@ -24,9 +24,9 @@ def _references(manifest: refindex.Manifest) -> int:
     return sum(len(a.chunks) for path, a in manifest.arrays.items() if path.rpartition("/")[2].startswith("v"))
 
 
-def scan(data: Path, expected: Expected, *, save: str | None = None, workers: int = 1) -> Measured:
+def scan(data: Path, expected: Expected, *, save: str | None = None, workers: int = 1, join: bool = False) -> Measured:
     def run(out: Path) -> Found:
-        manifest = refindex.scan(data, workers=workers)
+        manifest = refindex.scan(data, workers=workers, join=join)
         if save is not None:
             manifest.save(out / save)
         if "digest" in expected:

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
 import zarr
 from obspec_utils.registry import ObjectStoreRegistry
 from obstore.store import LocalStore
@@ -45,6 +46,24 @@ def scan(data: Path, expected: Expected, *, dataset: bool = False) -> Measured:
             else:
                 found.append(parser(path.as_uri(), registry))
         return lambda: _count(found), "chunks"
+
+    return run
+
+
+def join(data: Path, expected: Expected) -> Measured:
+    registry = ObjectStoreRegistry({"file://": LocalStore()})
+
+    def run(out: Path) -> Found:
+        parser = HDFParser()
+        found = [
+            open_virtual_dataset(path.as_uri(), registry=registry, parser=parser, loadable_variables=[])
+            for path in sorted(data.glob("*.nc"))
+        ]
+        joined = xr.concat(
+            found, "time", coords="minimal", data_vars="minimal", compat="override", combine_attrs="drop_conflicts"
+        )
+        joined.vz.to_kerchunk(str(out / "references.json"), format="json")
+        return lambda: _count([joined]), "chunks"
 
     return run
 
