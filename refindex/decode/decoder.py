@@ -64,7 +64,8 @@ class Decoder:
     @property
     def copies(self) -> bool:
         """Whether decoded values never share the memory of the stored bytes."""
-        return bool(self._shuffled) or any(f.id != FLETCHER32 for f in self.encoding.filters)
+        # A checksum is cut off, and the shuffle of a single element is none.
+        return any(applied.id not in {FLETCHER32, SHUFFLE} for applied in self.encoding.filters)
 
     def values(self, data: Buffer) -> Values:
         """The values of a stored chunk in the shape in which it was stored.

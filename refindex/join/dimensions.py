@@ -427,9 +427,10 @@ def check_positions(
             continue
         names = [members[n].name for n in here]
         if options.overlap == "error":
-            what = " and ".join(dim.key for dim in dims) or "all coordinates"
+            where = " and ".join(dim.key for dim in dims)
+            what = f"have the same {where}" if where else "have equal coordinates: nothing tells them apart"
             findings.bar(
-                f"{some(names)} have the same {what}; pass merge=True (--merge) if they hold different variables, "
+                f"{some(names)} {what}; pass merge=True (--merge) if they hold different variables, "
                 "stack='NAME' (--stack) for a new dimension, or overlap='first' or 'last' (--overlap) to take one"
             )
             continue

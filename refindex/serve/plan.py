@@ -193,11 +193,14 @@ def _look_up(reader: ManifestReader, node: Node, chunks: IntArray) -> tuple[Chun
         if bool((chunks[1:] == chunks[:-1]).any()):
             raise UnsupportedError(f"/{node.path}: a chunk is selected twice in one plan")
     table = reader.find(node.path, chunks)
-    if len(table) == len(chunks):
+    if len(table) == len(chunks) and np.array_equal(table.chunk, chunks):
         position = np.arange(len(chunks), dtype=np.int64)
         absent = np.zeros(0, dtype=np.int64)
     else:
         position = np.searchsorted(chunks, table.chunk).astype(np.int64)
+        asked = np.isin(table.chunk, chunks)
+        if not bool(asked.all()):  # what was not asked for has no place
+            table, position = table.take(asked), position[asked]
         missing = np.ones(len(chunks), dtype=bool)
         missing[position] = False
         absent = np.flatnonzero(missing).astype(np.int64)

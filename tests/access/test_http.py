@@ -139,6 +139,6 @@ def test_what_is_not_there(server: Server) -> None:
 
 def test_several_remote_sources(server: Server, tmp_path: Path) -> None:
     (tmp_path / "www/v.nc").write_bytes((tmp_path / "www/w.nc").read_bytes())
-    manifest = refindex.scan([f"{server.url}/w.nc", f"{server.url}/v.nc", f"{server.url}/gone.nc"])
+    manifest = refindex.scan([f"{server.url}/w.nc", f"{server.url}/v.nc", f"{server.url}/gone.nc"], join=False)
     assert {p.partition("/")[0] for p in manifest.arrays} == {"w", "v"}
     assert [e.source for e in manifest.report.select(refindex.Status.FAILED)] == [f"{server.url}/gone.nc"]

@@ -65,14 +65,14 @@ def test_info_of_a_source(folder: Path) -> None:
 
 def test_several_sources(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.refindex"
-    run("scan", f"{folder}/day*.nc", "-o", out, "-j", "2")
+    run("scan", f"{folder}/day*.nc", "-o", out, "-j", "2", "--no-join")
     assert run("ls", out).stdout.split() == [f"day{i}/" for i in range(6)]
     (tmp_path / "list").write_text(f"# files\n{folder}/day1.nc\n\n{folder}/day2.nc\n")
-    run("scan", "--from-file", tmp_path / "list", "-o", tmp_path / "b.sqlite")
+    run("scan", "--from-file", tmp_path / "list", "-o", tmp_path / "b.sqlite", "--no-join")
     assert run("ls", tmp_path / "b.sqlite").stdout.split() == ["day1/", "day2/"]
     run("scan", "--from-file", "-", "-o", tmp_path / "c.sqlite", stdin=f"{folder}/day3.nc\n")
     assert "t2m" in run("ls", tmp_path / "c.sqlite").stdout
-    run("scan", folder, "-v", "t2m", "-o", tmp_path / "d.sqlite", "--workers", "1")
+    run("scan", folder, "-v", "t2m", "-o", tmp_path / "d.sqlite", "--workers", "1", "--no-join")
     assert run("ls", tmp_path / "d.sqlite", "day0").stdout.split() == ["lat", "t2m", "time"]
 
 
@@ -132,7 +132,7 @@ def test_a_wrong_command_line(folder: Path) -> None:
 
 def test_some_sources_fail(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.nc").write_text("hello")
-    done = run("scan", folder / "day0.nc", tmp_path / "bad.nc", "-o", tmp_path / "a.sqlite", code=3)
+    done = run("scan", folder / "day0.nc", tmp_path / "bad.nc", "-o", tmp_path / "a.sqlite", "--no-join", code=3)
     assert f"failed: {tmp_path / 'bad.nc'}: not HDF5" in done.stderr
     assert run("ls", tmp_path / "a.sqlite").stdout.split() == ["day0/"]
     assert "bad.nc" in run("info", tmp_path / "a.sqlite").stdout
@@ -159,7 +159,7 @@ def test_version() -> None:
 def test_progress_on_a_terminal_only(folder: Path, tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     child = subprocess.Popen(
-        [*COMMAND, "scan", str(folder), "-o", str(tmp_path / "a.sqlite"), "-j", "1"],
+        [*COMMAND, "scan", str(folder), "-o", str(tmp_path / "a.sqlite"), "-j", "1", "--no-join"],
         stdout=subprocess.PIPE,
         stderr=follower,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},

@@ -51,7 +51,9 @@ def write_part(path: Path, part: Part, seed: int = 0) -> Path:
         file.createDimension("lon", SHAPE[1])
         time = file.createVariable("time", part.time_dtype, ("time",))
         time.units, time.calendar = part.units, part.calendar
-        origin = netCDF4.date2num(netCDF4.num2date(0, "hours since 2000-01-01", part.calendar), part.units, part.calendar)
+        origin = netCDF4.date2num(
+            netCDF4.num2date(0, "hours since 2000-01-01", part.calendar), part.units, part.calendar
+        )
         hours = {"hours": 1, "days": 24, "minutes": 1 / 60}[part.units.split()[0]]
         time[:] = origin + np.arange(part.start, part.start + part.length) / hours
         for name, size in zip(("lat", "lon"), SHAPE, strict=True):

@@ -39,7 +39,9 @@ def archives(draw: st.DrawFn) -> list[Part]:
                 offset=draw(st.sampled_from([None, 273.15, -1.0])) if packed == "packed" else None,
                 packing_dtype=draw(st.sampled_from(["f4", "f8"])),
                 fill=draw(st.sampled_from([None, 0, 7, 99])) if packed != "plain" else None,
-                units=draw(st.sampled_from(["hours since 2000-01-01", "days since 1999-12-31", "minutes since 1970-01-01"])),
+                units=draw(
+                    st.sampled_from(["hours since 2000-01-01", "days since 1999-12-31", "minutes since 1970-01-01"])
+                ),
                 time_dtype=draw(st.sampled_from(["f8", "f8", "i8"])),
                 holes=draw(st.booleans()) and packed == "plain",
             )

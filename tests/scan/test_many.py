@@ -68,7 +68,7 @@ def test_expanding_remote_urls(folder: Path) -> None:
         assert names(expand(["memory://m/"])) == [f"f{i}.h5" for i in range(10)]
         with pytest.raises(refindex.NotFoundError):
             expand(["memory://m/*.nc"])
-        manifest = refindex.scan("memory://m/f*.h5", workers=1)  # other processes have other memory
+        manifest = refindex.scan("memory://m/f*.h5", workers=1, join=False)  # other processes have other memory
         assert len(manifest.arrays) == 10
     finally:
         memory.rm("/m", recursive=True)
@@ -94,7 +94,7 @@ def test_group_names() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, None])
 def test_each_file_is_a_group(folder: Path, workers: int | None, tmp_path: Path) -> None:
-    manifest = refindex.scan(folder, workers=workers)
+    manifest = refindex.scan(folder, workers=workers, join=False)
     assert set(manifest.arrays) == {f"f{i}/d" for i in range(10)}
     assert len(manifest.sources) == 10
     manifest.save(tmp_path / "a.refindex")
@@ -104,9 +104,9 @@ def test_each_file_is_a_group(folder: Path, workers: int | None, tmp_path: Path)
 
 
 def test_every_way_of_scanning_gives_the_same(folder: Path) -> None:
-    one = refindex.scan(folder, workers=1)
+    one = refindex.scan(folder, workers=1, join=False)
     with ThreadPoolExecutor(2) as pool:
-        for other in (refindex.scan(folder, workers=2), refindex.scan(folder, executor=pool)):
+        for other in (refindex.scan(folder, workers=2, join=False), refindex.scan(folder, executor=pool, join=False)):
             assert {p: n.document for p, n in other.nodes.items()} == {p: n.document for p, n in one.nodes.items()}
             assert other.sources == one.sources
             assert other.report.entries == one.report.entries
@@ -126,14 +126,14 @@ def spoil(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_failures_are_named(folder: Path, workers: int) -> None:
     bad = spoil(folder)
-    manifest = refindex.scan(folder, workers=workers)
+    manifest = refindex.scan(folder, workers=workers, join=False)
     assert len(manifest.arrays) == 10
     failed = {Path(e.source).name: e.reason for e in manifest.report.select(Status.FAILED)}
     assert failed.keys() == bad.keys()
     for name, word in bad.items():
         assert word in failed[name], failed[name]
     with pytest.raises(refindex.RefindexError, match="|".join(bad)):
-        refindex.scan(folder, workers=workers, strict=True)
+        refindex.scan(folder, workers=workers, join=False, strict=True)
 
 
 def test_a_single_bad_file_is_an_error_with_its_name(folder: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_crash_costs_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     (folder / "crash.nc").write_text("boom")
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import test modules
     monkeypatch.setattr(many, "_scan_batch", _crashing)
-    manifest = refindex.scan(folder, workers=2)
+    manifest = refindex.scan(folder, workers=2, join=False)
     assert len(manifest.arrays) == 10
     (failure,) = manifest.report.select(Status.FAILED)
     assert failure.source.endswith("crash.nc")
@@ -180,12 +180,12 @@ def _crashing(batch, variables, storage_options):
 def test_progress(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "bad.nc").write_text("x")
     seen: list[Progress] = []
-    manifest = refindex.scan(folder, workers=1, progress=seen.append)
+    manifest = refindex.scan(folder, workers=1, join=False, progress=seen.append)
     assert [p.done for p in seen] == list(range(1, 12))
     assert seen[-1].total == 11
     assert seen[-1].failed == 1
     assert seen[-1].references == manifest.n_references
-    refindex.scan(folder, workers=1, progress=True)
+    refindex.scan(folder, workers=1, join=False, progress=True)
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -195,6 +195,6 @@ def test_scripts_need_no_main_guard(folder: Path, tmp_path: Path) -> None:
     import sys
 
     script = tmp_path / "script.py"
-    script.write_text(f"import refindex\nprint(len(refindex.scan({str(folder)!r}, workers=2).arrays))\n")
+    script.write_text(f"import refindex\nprint(len(refindex.scan({str(folder)!r}, workers=2, join=False).arrays))\n")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["10"]

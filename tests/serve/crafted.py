@@ -175,7 +175,9 @@ class Craft:
             dtype = np.dtype("<i2")
             block = ((block - 3) / 2).round().astype("<i2")
             extra["packing"] = Packing(
-                dtype=self.values.dtype.newbyteorder("=").str, scale=Number.of(np.float64(2)), offset=Number.of(np.float64(3))
+                dtype=self.values.dtype.newbyteorder("=").str,
+                scale=Number.of(np.float64(2)),
+                offset=Number.of(np.float64(3)),
             )
         elif kind == "narrow":
             dtype = np.dtype("<i2")

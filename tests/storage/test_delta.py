@@ -127,6 +127,9 @@ def test_statistics_of_the_log_are_those_of_the_rows(long_log: Path) -> None:
             assert {(r["path"], r["chunk"]): r["offset"] for r in wanted.to_pylist()} == {
                 k: o for k, (o, _) in expected.items()
             }
+    for kind, column, value in (("node", "path", "time"), ("source", "source", 5), ("source", "size", 2**40 + 5)):
+        found = table.to_pyarrow_table(columns=["kind", column], filters=[("kind", "=", kind), (column, "=", value)])
+        assert found.to_pylist() == [{"kind": kind, column: value}]
 
 
 def test_polars_reads_it(long_log: Path) -> None:

@@ -26,7 +26,7 @@ WRITERS, APPENDS = 3, 5
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """Options for a bucket named ``bucket`` on a server of this machine."""
+    """Options for a server of this machine that has a bucket named ``bucket``."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
@@ -34,9 +34,10 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    options = {"endpoint_url": f"http://{host}:{port}", "client_kwargs": {"region_name": "us-east-1"}}
+    options = {"endpoint_url": f"http://{host}:{port}"}
     fs = fsspec.filesystem("s3", **options)
-    fs.mkdir("bucket")
+    if not fs.exists("bucket"):  # moto's buckets outlive its servers
+        fs.mkdir("bucket")
     try:
         yield options
     finally:

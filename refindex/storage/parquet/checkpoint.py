@@ -145,7 +145,7 @@ def read(fs: fsspec.AbstractFileSystem, root: str, version: int, url: str) -> Sn
 
 
 def last(fs: fsspec.AbstractFileSystem, root: str, url: str) -> int | None:
-    """The version that ``_last_checkpoint`` names, None if it is missing or damaged. It is a hint and no more."""
+    """The version that ``_last_checkpoint`` names, None if it is missing, -1 if damaged. It is a hint and no more."""
     data = log.fetch(fs, posixpath.join(root, log.LOG, LAST), url)
     if data is None:
         return None
@@ -153,7 +153,7 @@ def last(fs: fsspec.AbstractFileSystem, root: str, url: str) -> int | None:
         hint = loads(data, LAST)
         if isinstance(hint["version"], int) and 0 <= hint["version"] < 10**19:
             return hint["version"]
-    return None
+    return -1
 
 
 def write(fs: fsspec.AbstractFileSystem, root: str, url: str, snapshot: Snapshot) -> None:

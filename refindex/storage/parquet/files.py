@@ -20,7 +20,7 @@ from refindex.errors import FormatError, ManifestError
 from refindex.model.chunks import ChunkTable
 from refindex.model.zarr_v3 import dumps
 from refindex.storage import tables
-from refindex.storage.parquet.log import DataFile, in_range
+from refindex.storage.parquet.log import DataFile, overlaps, within
 
 _DELTA_TYPES = {
     pa.string(): "string",
@@ -63,18 +63,14 @@ def encode(path: str, kind: str, batches: Iterable[pa.Table], *, inline: bool = 
         }
         options |= {"use_dictionary": ["path", "source", "encoding"], "column_encoding": packed}
     rows = 0
-    first: dict[str, Any] = {}
-    last: dict[str, Any] = {}
+    bounds: dict[str, list[Any]] = {"path": [], "chunk": []}
     with pq.ParquetWriter(sink, tables.SCHEMAS[kind], **options) as writer:
         for batch in batches:
             writer.write_table(batch, row_group_size=max(len(batch), 1))
             rows += len(batch)
-            if kind == "chunk" and len(batch):
-                keys = batch.select(["path", "chunk"])
-                first = first or keys.slice(0, 1).to_pylist()[0]
-                last = keys.slice(len(batch) - 1).to_pylist()[0]
+            for name in bounds.keys() & set(batch.column_names) if len(batch) else ():
+                bounds[name] += pc.min_max(batch.column(name)).as_py().values()
     data = sink.getvalue()
-    one = bool(first) and first["path"] == last["path"]
     return data, DataFile(
         path=path,
         kind=kind,
@@ -82,10 +78,10 @@ def encode(path: str, kind: str, batches: Iterable[pa.Table], *, inline: bool = 
         rows=rows,
         footer=zlib.crc32(_footer(data)),
         inline=inline,
-        first_path=first.get("path"),
-        last_path=last.get("path"),
-        first_chunk=first["chunk"] if one else None,
-        last_chunk=last["chunk"] if one else None,
+        first_path=min(bounds["path"], default=None),
+        last_path=max(bounds["path"], default=None),
+        first_chunk=min(bounds["chunk"], default=None),
+        last_chunk=max(bounds["chunk"], default=None),
     )
 
 
@@ -100,7 +96,9 @@ class RowGroup:
     last_chunk: int | None
 
     def may_hold(self, path: str, first: int, last: int) -> bool:
-        return in_range(path, first, last, self.first_path, self.last_path, self.first_chunk, self.last_chunk)
+        return within(path, self.first_path, self.last_path) and overlaps(
+            first, last, self.first_chunk, self.last_chunk
+        )
 
 
 class OpenFile:

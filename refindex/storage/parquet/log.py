@@ -41,8 +41,8 @@ class DataFile:
     """One live Parquet file of a snapshot.
 
     ``path`` is below the archive; ``kind`` that of its rows; ``footer`` the CRC-32 of its footer, which holds the
-    statistics that decide which rows are looked at (pages have checksums of their own). For references: whether
-    all are ``inline``, the least and greatest path, and, if that is one, the least and greatest chunk.
+    statistics that decide which rows are looked at (pages have checksums of their own). ``inline`` tells whether all
+    references are. Of kinds with paths the least and greatest path are known, and of references the chunk.
     """
 
     path: str
@@ -58,7 +58,9 @@ class DataFile:
 
     def may_hold(self, path: str, first: int, last: int) -> bool:
         """Whether references of an array with chunk numbers ``first`` to ``last`` may be here."""
-        return in_range(path, first, last, self.first_path, self.last_path, self.first_chunk, self.last_chunk)
+        return within(path, self.first_path, self.last_path) and overlaps(
+            first, last, self.first_chunk, self.last_chunk
+        )
 
     def stats(self) -> dict[str, Any]:
         """Delta's per-file statistics."""
@@ -106,26 +108,17 @@ class DataFile:
         )
 
 
-def in_range(
-    path: str,
-    first: int,
-    last: int,
-    first_path: str | None,
-    last_path: str | None,
-    first_chunk: int | None,
-    last_chunk: int | None,
-) -> bool:
-    """Whether rows between two paths, and two chunks if the path is one, can hold some chunks of an array.
+def within(path: str, least: str | None, greatest: str | None) -> bool:
+    """Whether a path is between two, of which None is not known.
 
-    None is not known. Paths compare alike by code points and by the bytes of their UTF-8.
+    Paths compare alike by code points and by the bytes of their UTF-8.
     """
-    if first_path is None or last_path is None:
-        return True
-    if not first_path <= path <= last_path:
-        return False
-    if first_path == last_path and first_chunk is not None and last_chunk is not None:
-        return first_chunk <= last and last_chunk >= first
-    return True
+    return least is None or greatest is None or least <= path <= greatest
+
+
+def overlaps(first: int, last: int, least: int | None, greatest: int | None) -> bool:
+    """Whether chunk numbers from ``first`` to ``last`` and from ``least`` to ``greatest`` (None: not known) meet."""
+    return least is None or greatest is None or (least <= last and greatest >= first)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -303,7 +296,8 @@ def metadata(schema: str, now: int) -> dict[str, Any]:
         "format": {"provider": "parquet", "options": {}},
         "schemaString": schema,
         "partitionColumns": ["kind"],
-        "configuration": {FORMAT_KEY: str(FORMAT_VERSION)},
+        # Without the second, delta-rs takes the bounds of all other columns for null, and finds nothing by them.
+        "configuration": {FORMAT_KEY: str(FORMAT_VERSION), "delta.dataSkippingStatsColumns": "path,chunk"},
         "createdTime": now,
     }
 

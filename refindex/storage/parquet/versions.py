@@ -63,14 +63,17 @@ class Log:
 
     def _probe(self) -> int | None:
         hint = checkpoint.last(self.fs, self.root, self.url)
-        if hint is not None and self._fetch(hint) is None:
-            hint = None
+        newest = hint if hint is not None and hint >= 0 and self._fetch(hint) is not None else 0
+        self._checkpoints = [newest] if newest else []
         if hint is None and self._fetch(0) is None:
             return None
-        self._checkpoints = [] if hint is None else [hint]
-        newest = hint or 0
         while self._fetch(newest + 1) is not None:
             newest += 1
+        if self._fetch(newest) is None or newest < (hint or 0):
+            raise ManifestError(
+                f"{self.where}: {log.LOG}/{checkpoint.LAST} is damaged, or log entries up to the version that it names "
+                "are missing, and this place cannot be listed to find more. Restore it from a copy, or scan again."
+            )
         return newest
 
     def _fetch(self, version: int) -> bytes | None:
