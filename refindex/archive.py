@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy.typing as npt
 import xarray as xr
@@ -15,9 +15,11 @@ import zarr
 
 from refindex import storage
 from refindex.access import urls
+from refindex.errors import NotFoundError
 from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Manifest, Node, ScanReport, Source
 from refindex.serve.keys import ManifestKeys
+from refindex.serve.lazy import LazyArray, transform_from_json
 from refindex.serve.opening import Opening
 from refindex.serve.quiet import quiet
 from refindex.serve.resolver import Resolver
@@ -72,6 +74,35 @@ class Archive(AbstractContextManager["Archive"]):
         """The root group, read through stock zarr-python."""
         with quiet(), zarr.config.set({"array.rectilinear_chunks": True}):
             return zarr.open_group(self.store, mode="r", zarr_format=3)
+
+    def __getitem__(self, path: str) -> LazyArray:
+        """An array as a lazy one: selections compose, and read nothing until values are asked for.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such array.
+        """
+        node = require(self._reader.nodes, path, urls.display(self.url))
+        if not node.is_array:
+            raise NotFoundError(f"{urls.display(self.url)}: /{node.path} is a group; archive.group gives it")
+        with quiet():
+            array = self.group[node.path]
+        return LazyArray(cast("zarr.Array[Any]", array), node)
+
+    def view(self, document: Mapping[str, Any]) -> LazyArray:
+        """The lazy array that :meth:`LazyArray.to_json` made a document of.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such array.
+        FormatError
+            If the document is not of a view of it.
+        """
+        whole = self[str(document.get("array", ""))]
+        node = self._reader.nodes[whole.path]
+        return LazyArray(whole._array, node, transform_from_json(document, node))
 
     def find(self, path: str, chunks: npt.ArrayLike | None = None) -> ChunkTable:
         """The references of an array, or of those of the given chunk numbers (sorted) that exist."""

@@ -51,7 +51,7 @@ def _footer(tail: bytes) -> bytes:
     return tail[-(int.from_bytes(tail[-8:-4], "little") + 8) :]
 
 
-def encode(path: str, kind: str, batches: Iterable[pa.Table], *, inline: bool = False) -> tuple[bytes, DataFile]:
+def encode(path: str, kind: str, batches: Iterable[pa.Table]) -> tuple[bytes, DataFile]:
     """The bytes of a Parquet file of a kind, and what the log says of it; every batch is a row group."""
     sink = io.BytesIO()
     options: dict[str, Any] = {"compression": "zstd", "version": "2.6", "write_page_checksum": True}
@@ -77,7 +77,6 @@ def encode(path: str, kind: str, batches: Iterable[pa.Table], *, inline: bool = 
         size=len(data),
         rows=rows,
         footer=zlib.crc32(_footer(data)),
-        inline=inline,
         first_path=min(bounds["path"], default=None),
         last_path=max(bounds["path"], default=None),
         first_chunk=min(bounds["chunk"], default=None),

@@ -31,7 +31,9 @@ from refindex.model.zarr_v3 import dumps, loads
 LOG = "_delta_log"
 FORMAT_KEY = "refindex.format"
 FOOTER_KEY = "refindex.footer.crc32"
-INLINE_KEY = "refindex.inline"
+INLINE_PREFIX = "inline-"
+"""What the names of files begin with that hold nothing but inline chunks."""
+
 _CHECKSUM = re.compile(rb'"crc32":"([0-9a-f]{8})"')
 _NO_DIGITS = b"00000000"
 
@@ -50,11 +52,14 @@ class DataFile:
     size: int
     rows: int
     footer: int | None = None
-    inline: bool = False
     first_path: str | None = None
     last_path: str | None = None
     first_chunk: int | None = None
     last_chunk: int | None = None
+
+    @property
+    def inline(self) -> bool:
+        return posixpath.basename(self.path).startswith(INLINE_PREFIX)
 
     def may_hold(self, path: str, first: int, last: int) -> bool:
         """Whether references of an array with chunk numbers ``first`` to ``last`` may be here."""
@@ -74,8 +79,7 @@ class DataFile:
         return found
 
     def tags(self) -> dict[str, str]:
-        tags = {} if self.footer is None else {FOOTER_KEY: f"{self.footer:08x}"}
-        return tags | ({INLINE_KEY: "true"} if self.inline else {})
+        return {} if self.footer is None else {FOOTER_KEY: f"{self.footer:08x}"}
 
     def add(self, now: int) -> dict[str, Any]:
         """The body of the action that adds the file."""
@@ -100,7 +104,6 @@ class DataFile:
             size=int(add["size"]),
             rows=int(stats.get("numRecords", -1)),
             footer=None if FOOTER_KEY not in tags else int(tags[FOOTER_KEY], 16),
-            inline=tags.get(INLINE_KEY) == "true",
             first_path=least.get("path"),
             last_path=greatest.get("path"),
             first_chunk=least.get("chunk"),

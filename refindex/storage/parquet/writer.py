@@ -165,8 +165,8 @@ class Draft:
 
     def write(self, kind: str, batches: Iterable[pa.Table], *, inline: bool = False) -> None:
         """Write a file, unless it would have no rows; every batch is a row group."""
-        path = f"kind={kind}/part-00000-{uuid.uuid4()}.zstd.parquet"
-        data, file = encode(path, kind, batches, inline=inline)
+        path = f"kind={kind}/{log.INLINE_PREFIX if inline else ''}part-00000-{uuid.uuid4()}.zstd.parquet"
+        data, file = encode(path, kind, batches)
         if not file.rows:
             return
         target = posixpath.join(self.root, path)

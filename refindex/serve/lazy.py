@@ -1,0 +1,268 @@
+"""Lazy arrays: selections that are composed, sent to others as JSON, and read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+import zarr_indexing as zi
+
+from refindex.errors import FormatError
+from refindex.model.manifest import Node
+
+type Values = np.ndarray[Any, Any]
+
+
+class LazyArray:
+    """A view of an array of an archive. Nothing is read until its values are asked for.
+
+    Made by ``archive["t2m"]``. Selections compose: ``archive["t2m"][::2][5]`` is one read of one map. ``oindex``
+    selects along each dimension by itself, ``vindex`` selects points. ``np.asarray(view)`` and :meth:`compute` read.
+
+    A view is a coordinate transform in the sense of the ``ndsel`` format of the package zarr-indexing; :meth:`to_json`
+    gives it, and :meth:`refindex.Archive.view` makes the view again.
+    """
+
+    def __init__(self, array: zarr.Array[Any], node: Node, transform: zi.IndexTransform | None = None) -> None:
+        self._array = array
+        self._node = node
+        if transform is None:
+            transform = zi.IndexTransform.from_shape(tuple(int(n) for n in array.shape))
+        self._view = zi.LazyArray(array).with_reader(_READER)[transform]
+
+    @property
+    def path(self) -> str:
+        """Path of the array in the hierarchy."""
+        return self._node.path
+
+    @property
+    def transform(self) -> zi.IndexTransform:
+        """From the coordinates of the view to those of the array."""
+        return self._view.transform
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements along each dimension of the view."""
+        return tuple(int(n) for n in self._view.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=object))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values, as Zarr serves them (packed numbers are not unpacked)."""
+        return np.dtype(self._array.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values in memory."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def dims(self) -> tuple[str | None, ...]:
+        """Names of the view's dimensions; None where a selection made one of several, or of none."""
+        names: list[list[str | None]] = [[] for _ in self.shape]
+        for name, output in zip(self._node.dims, self._view.transform.output, strict=True):
+            for axis in _axes(output):
+                names[axis].append(name)
+        return tuple(found[0] if len(found) == 1 else None for found in names)
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Attributes of the array, with the types that they have in its source."""
+        return self._node.typed_attributes
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """Chunk lengths along each dimension of the whole array (not of the view), clipped to its shape."""
+        return tuple(
+            tuple(np.diff(np.minimum(_edges(start, count), extent)).tolist())
+            for start, count, extent in zip(
+                self._node.grid.starts, self._node.grid.counts, self._node.shape, strict=True
+            )
+        )
+
+    def __getitem__(self, selection: Any) -> LazyArray:
+        """Select by integers, slices (steps of either sign) and ``...``, as numpy does; nothing is read.
+
+        Raises
+        ------
+        IndexError
+            If it is outside the view, or no basic selection.
+        """
+        return self._select(self._view, selection)
+
+    @property
+    def oindex(self) -> _Indexer:
+        """Select along each dimension by itself: integers, slices, arrays of integers or Booleans."""
+        return _Indexer(self, "oindex")
+
+    @property
+    def vindex(self) -> _Indexer:
+        """Select points: arrays of integers that are broadcast against each other, or one array of Booleans."""
+        return _Indexer(self, "vindex")
+
+    def isel(self, **indexers: Any) -> LazyArray:
+        """Select by dimension names: ``view.isel(time=slice(10, 20), lat=3)``.
+
+        Raises
+        ------
+        KeyError
+            If the view has no such dimension.
+        """
+        unknown = [name for name in indexers if name not in self.dims]
+        if unknown:
+            raise KeyError(f"/{self.path} has no dimension {', '.join(unknown)}; it has {self.dims}")
+        chosen = tuple(indexers.get(name, slice(None)) if name else slice(None) for name in self.dims)
+        if any(not isinstance(c, int | np.integer | slice) for c in chosen):
+            return self.oindex[chosen]
+        return self[chosen]
+
+    def _select(self, indexer: Any, selection: Any) -> LazyArray:
+        return LazyArray(self._array, self._node, indexer[selection].transform)
+
+    def compute(self) -> Values:
+        """Read the values."""
+        return np.asarray(self._view.result())
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Values:
+        if copy is False:
+            raise ValueError("a lazy array has no values without reading them: a copy cannot be avoided")
+        values = self.compute()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The view as a small document: the array's path, and the transform (``ndsel``)."""
+        return {"array": self.path, "transform": self._view.transform.to_json()}
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a lazy array without dimensions has no length")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        dims = ", ".join(f"{name or '?'}: {n}" for name, n in zip(self.dims, self.shape, strict=True))
+        return f"<refindex.LazyArray /{self.path} ({dims}) {self.dtype}>"
+
+
+class _Indexer:
+    """``view.oindex[...]`` and ``view.vindex[...]``."""
+
+    def __init__(self, view: LazyArray, kind: str) -> None:
+        self._lazy, self._kind = view, kind
+
+    def __getitem__(self, selection: Any) -> LazyArray:
+        return self._lazy._select(getattr(self._lazy._view, self._kind), selection)
+
+
+def _edges(start: int | npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Where the chunks of one dimension begin, and where the last one ends."""
+    return np.arange(count + 1, dtype=np.int64) * start if isinstance(start, int) else start
+
+
+def transform_from_json(document: Any, node: Node) -> zi.IndexTransform:
+    """The transform of a document that :meth:`LazyArray.to_json` made.
+
+    Raises
+    ------
+    FormatError
+        If it is none, or not one of this array.
+    """
+    try:
+        transform = zi.IndexTransform.from_json(document["transform"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise FormatError(f"view of /{node.path}: cannot read {document!r}: {error}") from error
+    if transform.output_rank != len(node.shape):
+        raise FormatError(
+            f"view of /{node.path}: it selects in {transform.output_rank} dimensions, the array has {len(node.shape)}"
+        )
+    return transform
+
+
+class _ZarrReader:
+    """Fills buffers with what a transform selects of a zarr array, in one read of it."""
+
+    def read_into(self, source: zarr.Array[Any], context: zi.ReadContext, out: Values, /) -> None:
+        if not out.size:
+            return
+        transform = context.transform
+        if transform.index_array_structure == "general" or _shares_axes(transform):
+            out[...] = _points(source, transform)
+        else:
+            out[...] = _outer(source, transform)
+
+
+_READER = _ZarrReader()
+
+
+def _shares_axes(transform: zi.IndexTransform) -> bool:
+    """Whether two dimensions of the array follow the same dimension of the view, as along a diagonal."""
+    used = [axis for output in transform.output for axis in _axes(output)]
+    return len(used) != len(set(used))
+
+
+def _axes(output: zi.OutputIndexMap) -> list[int]:
+    """The dimensions of the view on which an index along the array depends."""
+    if isinstance(output, zi.DimensionMap):
+        return [output.input_dimension]
+    if isinstance(output, zi.ArrayMap):
+        return [axis for axis, n in enumerate(output.index_array.shape) if n > 1]
+    return []
+
+
+def _outer(source: zarr.Array[Any], transform: zi.IndexTransform) -> Values:
+    """What is selected along each dimension by itself."""
+    shape = transform.domain.shape
+    selection: list[Any] = []
+    order: list[int | None] = []
+    for output in transform.output:
+        if isinstance(output, zi.DimensionMap):
+            axis = output.input_dimension
+            selection.append(_slice(output.offset, output.stride, shape[axis]))
+            order.append(axis)
+        elif isinstance(output, zi.ArrayMap):
+            axes = _axes(output)
+            index = output.offset + output.stride * np.asarray(output.index_array).reshape(-1)
+            selection.append(index)
+            order.append(axes[0] if axes else None)
+        else:
+            selection.append(np.array([output.offset]))
+            order.append(None)
+    if any(isinstance(chosen, slice) for chosen in selection) and all(
+        isinstance(chosen, slice) or len(chosen) == 1 for chosen in selection
+    ):
+        basic = tuple(c if isinstance(c, slice) else slice(int(c[0]), int(c[0]) + 1) for c in selection)
+        values = np.asarray(source.get_basic_selection(basic))
+    else:
+        values = np.asarray(source.get_orthogonal_selection(tuple(selection)) if selection else source[...])
+    values = values.reshape([n for n, axis in zip(values.shape, order, strict=True) if axis is not None])
+    present = [axis for axis in order if axis is not None]
+    # From the order of the array's dimensions to that of the view's; new dimensions have one element.
+    values = values.transpose(np.argsort(present)) if present else values
+    return values.reshape(shape)
+
+
+def _slice(offset: int, stride: int, count: int) -> Any:
+    """Indices along one dimension as a slice, where zarr takes one: with a positive step."""
+    if stride > 0:
+        return slice(offset, offset + stride * (count - 1) + 1, stride)
+    return offset + stride * np.arange(count)
+
+
+def _points(source: zarr.Array[Any], transform: zi.IndexTransform) -> Values:
+    """What is selected point by point."""
+    shape = transform.domain.shape
+    points = np.indices(shape, dtype=np.intp).reshape(len(shape), -1).T + np.array(
+        transform.domain.inclusive_min, dtype=np.intp
+    )
+    where = transform.apply_many(points)
+    return np.asarray(source.get_coordinate_selection(tuple(where.T))).reshape(shape)
