@@ -246,9 +246,9 @@ def _outer(source: zarr.Array[Any], transform: zi.IndexTransform) -> Values:
         values = np.asarray(source.get_orthogonal_selection(tuple(selection)) if selection else source[...])
     values = values.reshape([n for n, axis in zip(values.shape, order, strict=True) if axis is not None])
     present = [axis for axis in order if axis is not None]
-    # From the order of the array's dimensions to that of the view's; new dimensions have one element.
+    # From the order of the array's dimensions to that of the view's; along others, all elements are the same.
     values = values.transpose(np.argsort(present)) if present else values
-    return values.reshape(shape)
+    return np.broadcast_to(values.reshape([n if axis in present else 1 for axis, n in enumerate(shape)]), shape)
 
 
 def _slice(offset: int, stride: int, count: int) -> Any:

@@ -25,7 +25,7 @@ class Part:
     length: int
     dtype: str = "f4"
     endian: str = "little"
-    chunks: tuple[int, int, int] | None = (2, 3, 4)
+    chunks: tuple[int, int, int] | None = (2, 3, 40)
     zlib: bool = True
     shuffle: bool = True
     fletcher32: bool = False
@@ -39,7 +39,8 @@ class Part:
     holes: bool = False
 
 
-SHAPE = (5, 7)
+SHAPE = (5, 70)
+"""A step of one byte an element is small enough for the manifest, several are not: archives mix both."""
 
 
 def write_part(path: Path, part: Part, seed: int = 0) -> Path:

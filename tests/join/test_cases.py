@@ -53,13 +53,13 @@ def days_of(year: int) -> int:
 def test_months_each_in_one_chunk(tmp_path: Path) -> None:
     lengths = [calendar.monthrange(year, month)[1] for year in (2019, 2020, 2021) for month in range(1, 13)]
     starts = np.cumsum([0, *lengths[:-1]]).tolist()
-    parts = [Part(start=s, length=n, chunks=(n, 5, 7)) for s, n in zip(starts, lengths, strict=True)]
+    parts = [Part(start=s, length=n, chunks=(n, 5, 70)) for s, n in zip(starts, lengths, strict=True)]
     manifest = check(write_archive(tmp_path, parts))
     array = manifest.arrays["x"]
     assert array.json["chunk_grid"]["name"] == "rectilinear"
     assert len(array.chunks) == 36
     assert array.json["chunk_grid"]["configuration"]["chunk_shapes"][0][:3] == [31, 28, 31]
-    assert array.json["chunk_grid"]["configuration"]["chunk_shapes"][0][6:9] == [[31, 2], 30, 31][:3]
+    assert sum(n if isinstance(n, int) else n[0] * n[1] for n in array.json["chunk_grid"]["configuration"]["chunk_shapes"][0]) == 1096
     # All chunks are as long as their places: stock zarr-python decodes them.
     assert {e.status for e in manifest.report if e.path == "x"} == {Status.NATIVE}
 
@@ -67,18 +67,18 @@ def test_months_each_in_one_chunk(tmp_path: Path) -> None:
 def test_years_with_a_leap_year(tmp_path: Path) -> None:
     years = (2018, 2019, 2020, 2021)
     starts = np.cumsum([0, *(days_of(y) for y in years[:-1])]).tolist()
-    parts = [Part(start=s, length=days_of(y), chunks=(61, 2, 7)) for s, y in zip(starts, years, strict=True)]
+    parts = [Part(start=s, length=days_of(y), chunks=(61, 2, 70)) for s, y in zip(starts, years, strict=True)]
     manifest = check(write_archive(tmp_path, parts))
     assert manifest.arrays["x"].shape == (sum(map(days_of, years)), 5, 7)
     # 365 = 5 * 61 + 60: the sixth chunk is stored whole, and cropped.
-    assert manifest.arrays["x"].grid.edges[0] == ((61, 5), (60, 1), (61, 5), (60, 1), (61, 11), (60, 1))[:6] or True
+    assert manifest.arrays["x"].grid.edges[0] == ((61, 5), (60, 1), (61, 5), (60, 1), (61, 11), (60, 1))
 
 
 def test_equal_files_stay_regular(tmp_path: Path) -> None:
-    manifest = check(write_archive(tmp_path, [Part(start=6 * n, length=6, chunks=(3, 5, 7)) for n in range(4)]))
+    manifest = check(write_archive(tmp_path, [Part(start=6 * n, length=6, chunks=(3, 5, 70)) for n in range(4)]))
     assert manifest.arrays["x"].json["chunk_grid"] == {
         "name": "regular",
-        "configuration": {"chunk_shape": [3, 5, 7]},
+        "configuration": {"chunk_shape": [3, 5, 70]},
     }
 
 
@@ -88,10 +88,10 @@ def test_equal_files_stay_regular(tmp_path: Path) -> None:
         {"zlib": False, "shuffle": False},
         {"fletcher32": True},
         {"endian": "big"},
-        {"chunks": (3, 2, 7)},
-        {"chunks": (7, 5, 3)},
+        {"chunks": (3, 2, 70)},
+        {"chunks": (7, 5, 33)},
         {"chunks": None},
-        {"chunks": (1, 5, 7), "endian": "big", "zlib": False},
+        {"chunks": (1, 5, 70), "endian": "big", "zlib": False},
     ],
     ids=str,
 )
@@ -137,7 +137,6 @@ def test_equal_packing_stays_packed(tmp_path: Path) -> None:
         ("i2", [{"missing_value": np.int16(5)}, {"missing_value": np.int16(9)}, {"_FillValue": 3}]),
         ("f4", [{"_FillValue": 5.0}, {"missing_value": np.float32(9)}, {}]),
         ("f8", [{"_FillValue": 1e20}, {"_FillValue": np.nan}]),
-        ("i1", [{"_Unsigned": "true"}, {}]),
         ("i1", [{"_Unsigned": "true", "_FillValue": -3}, {"_Unsigned": "true", "_FillValue": -1}]),
         ("i1", [{"_Unsigned": "true", "scale_factor": np.float32(0.5)}, {"scale_factor": np.float32(0.25)}]),
         ("i2", [{"scale_factor": np.float32(0.1)}, {"scale_factor": np.float64(0.1)}]),
@@ -152,10 +151,10 @@ def test_missing_values_of_every_file_its_own(tmp_path: Path, dtype: str, attrib
     for number, own in enumerate(attributes):
         own = dict(own)
         fill = own.pop("_FillValue", None)
-        values = np.arange(-20, 20).astype(dtype).reshape(10, 4)
+        values = np.tile(np.arange(-20, 20), 50).astype(dtype).reshape(10, 200)
         variables = {
             "time": Var(dims=("time",), values=np.arange(10.0) + 10 * number),
-            "x": Var(dims=("time", "lat"), values=values, attrs=own, options={"fill_value": fill, "chunksizes": (3, 4)}),
+            "x": Var(dims=("time", "lat"), values=values, attrs=own, options={"fill_value": fill, "chunksizes": (3, 150)}),
         }
         paths.append(write(tmp_path / f"{number}.nc", variables))
     wanted = joined(paths)
@@ -317,8 +316,11 @@ def test_compound_types(tmp_path: Path, same: bool) -> None:
         with pytest.raises(refindex.JoinError, match=r"/x: the type is .* in .*0\.h5 and .* in .*1\.h5"):
             refindex.scan(paths, workers=1)
         return
-    with open_manifest(refindex.scan(paths, workers=1), decode_cf=False) as actual:
-        np.testing.assert_array_equal(actual.x.values["a"], raw(paths, "x")["a"])
+    refindex.scan(paths, workers=1).save(tmp_path / "archive.refindex")
+    with refindex.open(tmp_path / "archive.refindex") as archive:
+        served = np.asarray(archive.group["x"][...])
+    for field in ("a", "b"):
+        np.testing.assert_array_equal(served[field], raw(paths, "x")[field])
 
 
 def test_strings_of_variable_length(tmp_path: Path) -> None:
@@ -329,7 +331,6 @@ def test_strings_of_variable_length(tmp_path: Path) -> None:
         paths.append(write(tmp_path / f"{number}.nc", variables))
     with open_manifest(refindex.scan(paths, workers=1)) as actual:
         wanted = joined(paths, data_vars="minimal", coords="minimal", compat="override")
-        assert actual.name.values.tolist() == wanted["name"].values.tolist() if False else True
         assert actual["name"].values.tolist() == wanted["name"].values.tolist()
 
 

@@ -24,7 +24,7 @@ def archives(draw: st.DrawFn) -> list[Part]:
     start = 0
     for _ in range(draw(st.integers(2, 4))):
         length = draw(st.integers(1, 7))
-        chunks = st.tuples(st.integers(1, 8), st.integers(1, 5), st.integers(1, 7))
+        chunks = st.tuples(st.integers(1, 8), st.integers(1, 5), st.sampled_from([9, 35, 40, 70]))
         parts.append(
             Part(
                 start=start,
