@@ -1,6 +1,6 @@
-"""mkdocs hooks: the notebook as a page, with the output of running it; docstring roles as plain code.
+"""mkdocs hooks: the notebooks as pages, with the output of running them; docstring roles as plain code.
 
-The notebook is kept without outputs. Building the documentation runs it where nbclient and a kernel are installed
+The notebooks are kept without outputs. Building the documentation runs them where nbclient and a kernel are installed
 (``make install`` does), and shows the code alone where they are not.
 """
 
@@ -17,7 +17,10 @@ from mkdocs.structure.files import File, Files
 log = logging.getLogger("mkdocs.hooks.notebook")
 
 ROOT = Path(__file__).parent.parent
-PAGES = {"tutorials/open-a-legacy-archive.md": ROOT / "notebooks" / "open_a_legacy_archive.ipynb"}
+PAGES = {
+    "tutorials/open-a-legacy-archive.md": ROOT / "notebooks" / "open_a_legacy_archive.ipynb",
+    "tutorials/join-unequal-years.md": ROOT / "notebooks" / "join_unequal_years.ipynb",
+}
 
 ROLE = re.compile(r":(?:class|data|func|meth|mod):<code>(?:~[\w.]*\.)?([^<]+)</code>")
 """``:func:`name``` of a docstring as Markdown leaves it."""

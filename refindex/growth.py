@@ -13,7 +13,7 @@ from typing import Any
 from refindex import storage
 from refindex.access import urls
 from refindex.access.files import StorageOptions, describe_change, open_reader, reading
-from refindex.errors import ConflictError, NotFoundError, StaleSourceError
+from refindex.errors import ConflictError, NotFoundError, StaleSourceError, UnsupportedError
 from refindex.join import JoinOptions, Member, join, without
 from refindex.join.options import OnDifference, Overlap
 from refindex.model.change import Change, Content
@@ -163,25 +163,36 @@ def _grown(
         # The files as they were go first: what is then joined is an archive in memory.
         manifest = storage.load(reader)
         gone = {n for n, source in enumerate(reader.sources) if source.url in replaced}
-        if record is None or "options" not in record or len(gone) == len(manifest.sources):
+        if record is None:
             return _anew(manifest, manifests, gone, overlap, on_difference)
-        rest = without(manifest, gone)
+        if "options" not in record:
+            names = ", ".join(urls.display(name) for name in replaced)
+            raise UnsupportedError(
+                f"{names}: each file of the archive is a group of its own, and none can be replaced; scan all anew"
+            )
+        if all(p.source in gone for p in manifest.placements):
+            return join(_members(manifests), _options(record, overlap, on_difference)).to_manifest()
+        rest = without(manifest, gone, replaced=True)
         change = _grown(MemoryReader(rest), manifests, (), overlap, on_difference)
         return change.applied_to(rest) if isinstance(change, Change) else change
     if record is None:
         return _anew(storage.load(reader), manifests, set(), overlap, on_difference)
     if "options" not in record:
         return _beside(reader, manifests)
+    members = [Member.of_archive(reader), *_members(manifests)]
+    return join(members, _options(record, overlap, on_difference)).to_change()
+
+
+def _options(record: Mapping[str, Any], overlap: Overlap | None, on_difference: OnDifference | None) -> JoinOptions:
+    """How an archive was joined, so that more is joined alike."""
     options = JoinOptions.from_json(record["options"])
     dims = tuple(str(dim["key"]) for dim in record["dims"] if dim["key"] not in options.stack)
-    options = replace(
+    return replace(
         options,
         concat_dim=dims or options.concat_dim,
         overlap=overlap or options.overlap,
         on_difference=on_difference or options.on_difference,
     )
-    members = [Member.of_archive(reader), *_members(manifests)]
-    return join(members, options).to_change()
 
 
 def _members(manifests: Mapping[str, Manifest]) -> list[Member]:
@@ -197,7 +208,7 @@ def _anew(
 ) -> Manifest:
     """An archive of one file, with others joined to it: nothing says yet how."""
     members = _members(manifests)
-    if len(gone) < len(manifest.sources):
+    if 0 not in gone:  # the file itself; others are those that its virtual datasets lie in
         members.insert(0, Member.of_file(manifest))
     if len(members) == 1:
         return next(iter(manifests.values()))

@@ -13,7 +13,7 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
@@ -70,13 +70,15 @@ class reading(contextlib.AbstractContextManager[None]):  # noqa: N801 -- used as
         self._url, self._doing, self._referenced = url, doing, referenced
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None:  # which takes no time: small ranges are read by the thousand
+            return
         where = urls.display(self._url)
         if self._referenced and isinstance(error, FileNotFoundError):
             raise SourceError(
                 f"{where}: no such file (while {self._doing}); the archive refers to it. Put it back where it was, "
                 "or scan it again where it is now."
             ) from error
-        if error is None or isinstance(error, RefindexError) or not isinstance(error, Exception):
+        if isinstance(error, RefindexError) or not isinstance(error, Exception):
             return
         if isinstance(error, FileNotFoundError):
             cause = error.__cause__
@@ -252,8 +254,10 @@ class SourcePool:
             if not isinstance(reader, LocalFile):
                 raise SourceError(f"{urls.display(self.sources[source].url)}: not a local file")
             got = reader.read_into(offset, buffers)
-            whole = buffers[0] if len(buffers) == 1 else memoryview(bytes(0))
-            self._complete(source, offset, length, whole[:got] if len(buffers) == 1 else range(got))
+            if len(buffers) == 1:
+                self._complete(source, offset, length, buffers[0][:got])
+            else:
+                self._complete(source, offset, length, bytes(0), got)
 
     def remote(self, source: int) -> RemoteFile:
         """The reader of a remote source; the first :meth:`fetch` checks it.
@@ -292,8 +296,11 @@ class SourcePool:
             self._check(source, identity)
             return self._complete(source, offset, length, data)
 
-    def _complete[T: Buffer | range](self, source: int, offset: int, length: int, data: T) -> T:
-        found = len(data)  # type: ignore[arg-type]
+    def _complete[T: bytes | memoryview](
+        self, source: int, offset: int, length: int, data: T, found: int | None = None
+    ) -> T:
+        """Count a request, of which ``data`` (or ``found`` bytes in other places) came back, if that is all of it."""
+        found = len(data) if found is None else found
         if found != length:
             raise SourceError(
                 f"{urls.display(self.sources[source].url)}: expected {length} bytes at {offset}, "

@@ -31,7 +31,7 @@ class Merging:
 LOCAL = Merging(gap=16 << 10, limit=1 << 20)
 """A ``pread`` and what Python does around it take as long as copying some 16 kB out of the page cache."""
 
-REMOTE = Merging(gap=256 << 10, limit=8 << 20)
+REMOTE = Merging(gap=256 << 10, limit=1 << 20)
 """A round trip takes as long as transferring some hundred kB."""
 
 

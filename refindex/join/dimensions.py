@@ -39,6 +39,8 @@ class JoinedDim:
     segment, start, length, at:
         Columns, one row a piece in joined order: the elements ``[start, start + length)`` of a segment lie at
         ``at``.
+    instead:
+        Pairs of segments that have coordinates in common, which are taken from the second.
     """
 
     key: str
@@ -48,6 +50,7 @@ class JoinedDim:
     start: IntArray
     length: IntArray
     at: IntArray
+    instead: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def size(self) -> int:
@@ -204,6 +207,7 @@ def join_dimension(
         tracks.append(tuple(track))
     lengths = tuple(len(s) for s in segments)
     name = _Namer(key, members, owners, label)
+    instead: frozenset[tuple[int, int]] = frozenset()
     if values is None:
         pieces = _in_order(range(len(segments)), lengths)
     else:
@@ -211,7 +215,8 @@ def join_dimension(
         if found is None:
             return None
         pieces = found
-    return JoinedDim(key=key, lengths=lengths, tracks=tuple(tracks), **pieces)
+        instead = _taken_instead(segments, last=options.overlap == "last")
+    return JoinedDim(key=key, lengths=lengths, tracks=tuple(tracks), instead=instead, **pieces)
 
 
 def _stays_whole(member: Member, number: int, values: Mapping[int, Values]) -> bool:
@@ -312,11 +317,24 @@ def _direction(values: Values) -> int | None:
 def _keep(flat: Values, segment: IntArray, last: bool, *, descending: bool) -> IntArray:
     """Of equal coordinates those of the first, or the last, segment in the order in which the files are given."""
     rank = -segment if last else segment
-    values = flat if not descending else -flat.astype(np.float64)
-    sorted_order: IntArray = np.lexsort((rank, values)).astype(np.int64)
+    sorted_order: IntArray = np.lexsort((rank, flat)).astype(np.int64)
     ordered = flat[sorted_order]
     keep = np.concatenate(([True], ordered[1:] != ordered[:-1])) if len(ordered) else np.zeros(0, dtype=bool)
-    return sorted_order[keep]
+    kept = sorted_order[keep]
+    return kept[::-1] if descending else kept
+
+
+def _taken_instead(segments: Sequence[Values], *, last: bool) -> frozenset[tuple[int, int]]:
+    """Pairs of segments that have coordinates in common: the one that gives way, and the one that is taken."""
+    if any(values.dtype.kind not in "iufmM" for values in segments):
+        return frozenset()
+    flat = np.concatenate(segments)
+    segment = np.repeat(np.arange(len(segments)), [len(values) for values in segments])
+    order = np.lexsort((-segment if last else segment, flat))
+    values, owner = flat[order], segment[order]
+    begins = np.concatenate((np.ones(1, dtype=bool), values[1:] != values[:-1])) if len(values) else values.astype(bool)
+    taken = owner[np.maximum.accumulate(np.where(begins, np.arange(len(begins)), 0))] if len(values) else owner
+    return frozenset((a, b) for a, b in zip(owner[~begins].tolist(), taken[~begins].tolist(), strict=True) if a != b)
 
 
 def _bar_overlaps(
@@ -368,14 +386,14 @@ def _bar_interleaved(
 def _unsorted_pieces(key: str, segments: list[Values], name: _Namer, findings: Findings) -> dict[str, IntArray] | None:
     """Segments as they were given: their values are not in order, so that nothing says which comes first."""
     lengths = [len(values) for values in segments]
+    owner: dict[Any, int] = {}
+    for number, values in enumerate(segments):
+        for value in values.tolist():
+            before = owner.setdefault(value, number)
+            if before != number:
+                findings.bar(f"{name(before)} and {name(number)} overlap in {key}: both have {value!r}")
+                return None
     if any(values.dtype.kind not in "iuf" for values in segments):
-        owner: dict[Any, int] = {}
-        for number, values in enumerate(segments):
-            for value in values.tolist():
-                before = owner.setdefault(value, number)
-                if before != number:
-                    findings.bar(f"{name(before)} and {name(number)} overlap in {key}: both have {value!r}")
-                    return None
         return _in_order(range(len(segments)), lengths)
     findings.note(
         name(0),
@@ -425,6 +443,8 @@ def check_positions(
     for place, here in places.items():
         if len(here) < 2 or options.merge or (not any(p >= 0 for p in place) and dims):
             continue
+        if any(p >= 0 and not dim.lengths[p] for dim, p in zip(dims, place, strict=True)):
+            continue  # files without any element take no place
         names = [members[n].name for n in here]
         if options.overlap == "error":
             where = " and ".join(dim.key for dim in dims)

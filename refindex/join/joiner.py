@@ -242,8 +242,22 @@ class _Join:
                 continue
             holders |= dict.fromkeys(here, number)
             uses.append(Use(member=number, kind=kind, tracks=tracks))
+        if not joined:
+            self._check_known(plan, uses)
         self._check_missing(plan, holders, joined)
         return uses
+
+    def _check_known(self, plan: ArrayPlan, uses: Sequence[Use]) -> None:
+        """A constant that was stored in a file that is replaced must be what the other files have."""
+        base = self.members[0]
+        known = constants(base.nodes[""].joined).get(plan.path) if base.is_base else None
+        if known is None or plan.path in base.nodes or not uses or self.options.on_difference == "first":
+            return
+        if digest(plan.values(self.members, uses[0].member)) != known:
+            self.findings.bar(
+                f"/{plan.path}: values differ between {base.name} and {self.members[uses[0].member].name}; pass "
+                "on_difference='first' (--on-difference first) to take those of the latter"
+            )
 
     def _cells_of(self, number: int, joined: Sequence[JoinedDim]) -> set[tuple[int, ...]]:
         member = self.members[number]
@@ -303,6 +317,7 @@ class _Join:
         """Places at which no file has a variable read as fill values that are told from all others."""
         if not joined:
             return
+        self._check_overlaps(plan.path, holders, joined)
         places = 1
         for dim in joined:
             places *= len(np.unique(dim.segment))
@@ -334,6 +349,20 @@ class _Join:
                 path,
                 f"{empty} of {places} places along {' x '.join(dim.key for dim in joined)} have no file: fill values",
             )
+
+    def _check_overlaps(self, path: str, holders: Mapping[tuple[int, ...], int], joined: Sequence[JoinedDim]) -> None:
+        """Coordinates that are taken from another file must not cost values that it does not have."""
+        for axis, dim in enumerate(joined):
+            for given, taken in sorted(dim.instead):
+                for cell, number in holders.items():
+                    if cell[axis] != given or (*cell[:axis], taken, *cell[axis + 1 :]) in holders:
+                        continue
+                    other = next(n for n, track in enumerate(dim.tracks) if any(s == taken for s, _ in track))
+                    self.findings.bar(
+                        f"/{path}: {self.members[number].name} overlaps in {dim.key} with {self.members[other].name}, "
+                        "which does not have these values; join files separately that cover different parts, or leave "
+                        "one out"
+                    )
 
     def _repeated(self) -> Joined:
         """Join again, with the variables that differ repeated along the joined dimension."""

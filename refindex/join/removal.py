@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from refindex.access import urls
-from refindex.errors import JoinError, NotFoundError, UnsupportedError
+from refindex.errors import JoinError, NotFoundError, RefindexError, UnsupportedError
 from refindex.join.barriers import Findings
 from refindex.join.dimensions import DimensionKeys, JoinedDim
 from refindex.join.member import Member, Variants
 from refindex.join.options import JoinOptions
 from refindex.join.references import AxisCache, Use, join_references
-from refindex.join.small import is_small, join_values
+from refindex.join.small import INLINE_NBYTES, is_small, join_values
 from refindex.join.values import array_values
 from refindex.join.variables import plan_array
 from refindex.model.chunks import ChunkTable
@@ -29,10 +30,12 @@ type Cell = tuple[tuple[int, int], ...]
 """Where a source lies: start and stop along each joined dimension."""
 
 
-def without(manifest: Manifest, numbers: Collection[int]) -> Manifest:
+def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = False) -> Manifest:
     """The archive without some of its sources, shorter along the dimension along which they were joined.
 
     Where several dimensions were joined, a place that loses its file while others stay beside it reads as fill values.
+    What is the same in all files is stored in one of them: if that one goes, it is read, and kept in the manifest; if
+    it is ``replaced``, it is left out, since what comes in its place brings it along.
 
     Raises
     ------
@@ -40,7 +43,7 @@ def without(manifest: Manifest, numbers: Collection[int]) -> Manifest:
         If nothing would be left.
     UnsupportedError
         If the archive is not joined, or was merged of files with different variables: which values came from which
-        file is not known then.
+        file is not known then. If what all files share was stored in one that goes, and is large or cannot be read.
     """
     record = manifest.groups[""].joined or {}
     names = ", ".join(urls.display(manifest.sources[n].url) for n in sorted(numbers))
@@ -54,6 +57,12 @@ def without(manifest: Manifest, numbers: Collection[int]) -> Manifest:
     stay = [p for p in manifest.placements if p.source not in numbers]
     if not stay:
         raise NotFoundError(f"nothing would be left of the archive without {names}")
+    unplaced = np.array(sorted(set(numbers) - {p.source for p in gone}), dtype=np.int64)
+    if any(np.isin(array.chunks.source, unplaced).any() for array in manifest.arrays.values()):
+        raise UnsupportedError(
+            f"{names}: not all of them lie along a joined dimension, and there are references into them; scan those "
+            "anew that are to stay"
+        )
     keys = [str(dim["key"]) for dim in record["dims"]]
     dims = {key: _shortened(manifest, key, stay) for key in keys}
     lost = set(_cells(gone, keys)) - set(_cells(stay, keys))
@@ -69,7 +78,9 @@ def without(manifest: Manifest, numbers: Collection[int]) -> Manifest:
     for path, array in manifest.arrays.items():
         axes = [dims.get(key) for key in resolved.of(path, array.dims)]
         joined = [dim for dim in axes if dim is not None]
-        table = _without_rows(array, numbers, axes, keys, lost)
+        table, shared = _without_rows(array, numbers, axes, dims, lost)
+        if shared and replaced and not joined:
+            continue
         plan = plan_array(path, variants[path], [member], findings)
         if plan is None:
             continue
@@ -78,8 +89,9 @@ def without(manifest: Manifest, numbers: Collection[int]) -> Manifest:
         use = [Use(member=0, kind=0, tracks=tuple(dim.tracks[0] for dim in joined))]
         fill = plan.fill_of(0)
         shape = [n if dim is None else dim.size for n, dim in zip(array.shape, axes, strict=True)]
-        if is_small(plan, use, one, shape):
-            plan.converted[0] = _without_values(array_values(member, path), axes, keys, lost, fill)
+        if shared or is_small(plan, use, one, shape):
+            values = _kept_values(member, path, names) if shared else array_values(member, path)
+            plan.converted[0] = _without_values(values, axes, keys, lost, fill)
             made = join_values(plan, use, one, axes, fill, findings)
         else:
             made = join_references(plan, use, one, axes, {0: renumber}, fill, cache)
@@ -144,28 +156,54 @@ def _without_rows(
     array: Array,
     numbers: Collection[int],
     axes: Sequence[JoinedDim | None],
-    keys: Sequence[str],
+    dims: Mapping[str, JoinedDim],
     lost: Collection[Cell],
-) -> ChunkTable:
-    """References without those into files that go, or that lie where these were."""
+) -> tuple[ChunkTable, bool]:
+    """References without those into files that go, or that lie where these were; whether some lay at places that stay.
+
+    The latter are of values that several files have: of a constant, or of a series that all tiles share.
+    """
     table = array.chunks
     away = np.isin(table.source, np.array(sorted(numbers), dtype=table.source.dtype))
-    names = {dim.key: axis for axis, dim in enumerate(axes) if dim is not None}
-    if len(keys) > 1 and names:
-        coordinates = array.grid.coordinates(table.chunk)
-        origins = {
-            key: coordinates[:, axis] * start if isinstance(start, int) else start[coordinates[:, axis]]
-            for key, axis in names.items()
-            for start in [array.grid.starts[axis]]
-        }
+    at = {dim.key: axis for axis, dim in enumerate(axes) if dim is not None}
+    origins: dict[str, IntArray] = {}
+    coordinates = array.grid.coordinates(table.chunk) if at else np.zeros((len(table), 0), dtype=np.int64)
+    for key, axis in at.items():
+        start = array.grid.starts[axis]
+        origins[key] = coordinates[:, axis] * start if isinstance(start, int) else start[coordinates[:, axis]]
+    stays = np.ones(len(table), dtype=bool)
+    for key, origin in origins.items():
+        dim = dims[key]
+        kept = np.zeros(sum(dim.lengths), dtype=bool)
+        for segment, start in (dim.tracks[0][n] for n in dim.segment.tolist()):
+            kept[start : start + dim.lengths[segment]] = True
+        stays &= kept[origin]
+    if len(dims) > 1 and set(dims) <= set(at):
         for cell in lost:
             inside = np.ones(len(table), dtype=bool)
-            for key, (start, stop) in zip(keys, cell, strict=True):
-                if key in origins:
-                    inside &= (origins[key] >= start) & (origins[key] < stop)
-            if set(keys) <= set(names):
-                away |= inside
-    return table.take(np.flatnonzero(~away)) if away.any() else table
+            for key, (low, high) in zip(dims, cell, strict=True):
+                inside &= (origins[key] >= low) & (origins[key] < high)
+            away |= inside
+            stays &= ~inside
+    return (table.take(np.flatnonzero(~away)) if away.any() else table), bool(np.any(away & stays))
+
+
+def _kept_values(member: Member, path: str, names: str) -> npt.NDArray[Any]:
+    """The values of an array that is stored in a file that goes, but is one of all files."""
+    node = member.arrays[path]
+    nbytes = math.prod(node.shape) * (node.dtype.itemsize if node.dtype is not None else 1)
+    if nbytes > INLINE_NBYTES:
+        raise UnsupportedError(
+            f"{names}: /{path} is stored there for all files, and too large ({nbytes} bytes) to be kept in the archive; "
+            "scan those anew that are to stay"
+        )
+    try:
+        return array_values(member, path)
+    except RefindexError as error:
+        raise UnsupportedError(
+            f"{names}: /{path} is stored there for all files, and cannot be read any more ({error}); scan those anew "
+            "that are to stay"
+        ) from error
 
 
 def _without_values(

@@ -52,6 +52,8 @@ def join_values(
     """
     nodes = plan.variants.nodes
     shape = tuple(nodes[uses[0].kind].shape[axis] if dim is None else dim.size for axis, dim in enumerate(dims))
+    if plan.dtype is None and nodes[0].codecs[0]["name"] == "vlen-bytes":
+        fill = b""
     out: Values = np.full(shape, fill, dtype=object if plan.dtype is None else plan.dtype)
     pieces = [None if dim is None else _pieces(dim) for dim in dims]
     try:

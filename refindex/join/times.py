@@ -6,8 +6,11 @@ What is exact stays exact: times become whole numbers of the coarsest unit that 
 from __future__ import annotations
 
 import contextlib
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import cftime
@@ -36,6 +39,8 @@ _NANOSECONDS = {
 }
 _STANDARD = ("standard", "gregorian", "proleptic_gregorian")
 _REFORM = "1582-10-15"
+_SHORT_ZONE = re.compile(r"(:[\d.]+\s*[+-])(\d(?::\d\d)?)$")
+"""A time zone as ``-6:00``, as in CF conventions 4.4; cftime takes no notice of one whose hour has one digit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +137,8 @@ def _check_after_reform(kinds: Sequence[TimeUnits], values: Sequence[np.ndarray[
     """Before October 1582 the standard calendar is the Julian one, and the same numbers are other days."""
     for kind, raw in zip(kinds, values, strict=True):
         reform = cftime.datetime(1582, 10, 15, calendar=kind.calendar)
-        limit = cftime.date2num(reform, kind.units, calendar=kind.calendar)
-        start = cftime.num2date(0, kind.units, calendar=kind.calendar)
+        start = _moment(kind)
+        limit = _count(reform - start) / _NANOSECONDS[kind.unit]
         if start < reform or (raw.size and float(np.min(raw)) < limit):
             raise UnsupportedError(
                 f"calendars {kinds[0].calendar!r} and {kind.calendar!r} differ before {_REFORM}, which "
@@ -144,15 +149,27 @@ def _check_after_reform(kinds: Sequence[TimeUnits], values: Sequence[np.ndarray[
 def _shift(kind: TimeUnits, first: TimeUnits) -> int:
     """Nanoseconds from the first reference to another."""
     try:
-        start = cftime.num2date(0, kind.units, calendar=kind.calendar)
-        origin = cftime.num2date(0, first.units, calendar=first.calendar)
+        start, origin = _moment(kind), _moment(first)
         if kind.calendar != first.calendar:
             parts = (start.year, start.month, start.day, start.hour, start.minute, start.second, start.microsecond)
             start = cftime.datetime(*parts, calendar=first.calendar)
-        apart = start - origin
+        return _count(start - origin)
     except (ValueError, TypeError, OverflowError) as error:
         raise UnsupportedError(f"cannot read time units {kind.units!r} ({kind.calendar}): {error}") from error
-    return int((apart.days * 86_400 + apart.seconds) * 1_000_000 + apart.microseconds) * 1_000
+
+
+def _moment(kind: TimeUnits) -> cftime.datetime:
+    """The moment that times are counted from."""
+    reference = kind.reference
+    if kind.calendar in _STANDARD:
+        reference = _SHORT_ZONE.sub(r"\g<1>0\2", reference)
+    # Not every unit that xarray reads is known to cftime: it does not have nanoseconds.
+    return cftime.num2date(0, f"days since {reference}", calendar=kind.calendar)
+
+
+def _count(apart: timedelta) -> int:
+    """Nanoseconds of a difference."""
+    return ((apart.days * 86_400 + apart.seconds) * 1_000_000 + apart.microseconds) * 1_000
 
 
 def _nanoseconds(kind: TimeUnits, raw: np.ndarray[Any, Any], shift: int) -> list[Any] | np.ndarray[Any, Any]:
@@ -178,14 +195,14 @@ def _fractional(kind: TimeUnits, values: np.ndarray[Any, Any], shift: int) -> np
     """Fractions of a unit as xarray rounds them, so that the dates are those that each file has by itself."""
     from xarray.coding.times import decode_cf_datetime  # imported where it is needed: it takes a second
 
-    decoded = decode_cf_datetime(values, f"{kind.unit} since {kind.reference}", kind.calendar)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dates that numpy does not have are welcome as those of cftime
+        decoded = decode_cf_datetime(values, f"{kind.unit} since {kind.reference}", kind.calendar)
+    origin = _moment(kind)
     if decoded.dtype.kind == "M":
-        origin = decode_cf_datetime(np.zeros(1, dtype=np.int64), kind.units, kind.calendar)[0]
-        apart: np.ndarray[Any, Any] = (decoded - origin).astype("m8[ns]").astype(np.int64)
-        return apart + shift
-    origin = cftime.num2date(0, kind.units, calendar=kind.calendar)
-    steps = [d - origin for d in decoded.reshape(-1)]
-    exact = [((d.days * 86_400 + d.seconds) * 1_000_000 + d.microseconds) * 1_000 + shift for d in steps]
+        since_1970 = decoded.astype("M8[ns]").astype(np.int64).astype(object)
+        return since_1970 + (_count(cftime.datetime(1970, 1, 1, calendar=kind.calendar) - origin) + shift)
+    exact = [_count(moment - origin) + shift for moment in decoded.reshape(-1)]
     return np.array(exact, dtype=object).reshape(values.shape)
 
 

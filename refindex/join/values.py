@@ -124,7 +124,9 @@ def same_values(one: Values, other: Values) -> bool:
 def digest(values: Values) -> str:
     """A checksum by which arrays that are equal element for element are known without reading both again."""
     if values.dtype == object:
-        body = b"\0".join(v if isinstance(v, bytes) else str(v).encode() for v in values.reshape(-1).tolist())
+        parts = [v if isinstance(v, bytes) else str(v).encode() for v in values.reshape(-1).tolist()]
+        # With their lengths: strings may have any character in them.
+        body = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
     else:
         canonical = values.astype(values.dtype.newbyteorder("<"), copy=False)
         if canonical.dtype.kind in "fc":

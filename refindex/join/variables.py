@@ -274,36 +274,55 @@ def plan_times(
 
     Bounds have the units of their coordinate unless they say otherwise (CF conventions 7.1).
     """
-    nodes = coordinate.variants.nodes
-    units = [TimeUnits.of(node.attributes) for node in nodes]
+    if bounds is None:
+        _count_alike([coordinate], coordinate, members, findings)
+        return
+    if not any("units" in node.attributes for node in bounds.variants.nodes):
+        _count_alike([coordinate, bounds], coordinate, members, findings)
+        return
+    _count_alike([coordinate], coordinate, members, findings)
+    _count_alike([bounds], coordinate, members, findings)
+
+
+def _count_alike(
+    plans: Sequence[ArrayPlan], coordinate: ArrayPlan, members: Sequence[Member], findings: Findings
+) -> None:
+    """Count the times of variables from one moment; ``coordinate`` has the units that they do not say themselves."""
+    first = plans[0]
+    units = [_time_units(first, coordinate, member) for member in first.variants.members]
     if all(u is None for u in units):
         return
-    same_packing = len({_packing_key(node) for node in nodes}) == 1
-    if len(set(units)) == 1 and len({node.dtype for node in nodes}) == 1 and same_packing:
-        return
-    names = [members[coordinate.variants.first_of(kind)].name for kind in range(len(nodes))]
-    for unit, name in zip(units, names, strict=True):
+    for unit, member in zip(units, first.variants.members, strict=True):
         if unit is None:
-            findings.bar(f"/{coordinate.path}: {name} has no units of time, other files have")
+            findings.bar(f"/{first.path}: {members[member].name} has no units of time, other files have")
             return
     known = [u for u in units if u is not None]
+    if first is not coordinate:
+        # Those of the coordinate may become other ones, and some files' bounds may have none of their own.
+        first.attributes |= {"units": known[0].units, "calendar": known[0].calendar}
+    nodes = first.variants.nodes
+    same_packing = len({_packing_key(node) for node in nodes}) == 1
+    if len(set(known)) == 1 and len({node.dtype for node in nodes}) == 1 and same_packing:
+        return
     owners: list[tuple[ArrayPlan, int]] = []
     kinds: list[TimeUnits] = []
     raw: list[Values] = []
+    names = [members[first.variants.first_of(kind)].name for kind in range(len(nodes))]
     try:
-        for plan in (coordinate,) if bounds is None else (coordinate, bounds):
-            for member, kind in zip(plan.variants.members, plan.variants.kinds, strict=True):
-                own = TimeUnits.of(plan.variants.nodes[kind].attributes) if plan is not coordinate else None
-                owner = coordinate.variants.kind_of(member)
+        for plan in plans:
+            for member in plan.variants.members:
+                kind = _time_units(plan, coordinate, member)
+                if kind is None:
+                    raise UnsupportedError(f"{members[member].name}: {plan.path} has no units of time")
                 owners.append((plan, member))
-                kinds.append(own or known[owner])
-                raw.append(_times(members[member], plan.path, same_packing=same_packing))
+                kinds.append(kind)
+                raw.append(_times(members[member], plan.path))
         times = unify(kinds, raw)
     except UnsupportedError as error:
-        findings.bar(f"/{coordinate.path}: {some(dict.fromkeys(names))}: {error}")
+        findings.bar(f"/{first.path}: {some(dict.fromkeys(names))}: {error}")
         return
     except RefindexError as error:
-        findings.bar(f"/{coordinate.path}: {error}")
+        findings.bar(f"/{first.path}: {error}")
         return
     for (plan, member), values in zip(owners, times.values, strict=True):
         plan.converted[member] = values
@@ -311,25 +330,34 @@ def plan_times(
         plan.packings = [None] * len(plan.packings)
     if not same_packing:
         for name in PACKING_ATTRIBUTES:
-            coordinate.attributes.pop(name, None)
-            coordinate.attribute_types.pop(name, None)
-    coordinate.attributes |= {"units": times.target.units}
-    if any("calendar" in node.attributes for node in nodes):
-        coordinate.attributes["calendar"] = times.target.calendar
+            first.attributes.pop(name, None)
+            first.attribute_types.pop(name, None)
+    first.attributes |= {"units": times.target.units}
+    if first is not coordinate or any("calendar" in node.attributes for node in nodes):
+        first.attributes["calendar"] = times.target.calendar
     distinct = list(dict.fromkeys(u.units for u in known))
     if len(distinct) > 1:
-        coordinate.reasons.append(
+        first.reasons.append(
             f"times are counted from {len(distinct)} moments ({distinct[0]!r}, {distinct[1]!r}"
             f"{', ...' if len(distinct) > 2 else ''}): all are counted in {times.target.units!r}"
         )
+
+
+def _time_units(plan: ArrayPlan, coordinate: ArrayPlan, member: int) -> TimeUnits | None:
+    """Units and calendar of one member's times; bounds have those of their coordinate where they say none."""
+    own = plan.variants.nodes[plan.variants.kind_of(member)].attributes
+    if plan is not coordinate and member in coordinate.variants.members:
+        of_coordinate = coordinate.variants.nodes[coordinate.variants.kind_of(member)].attributes
+        own = {name: of_coordinate[name] for name in TIME_ATTRIBUTES if name in of_coordinate} | own
+    return TimeUnits.of(own)
 
 
 def _packing_key(node: Node) -> tuple[Any, ...]:
     return tuple((node.attributes.get(n), node.attribute_types.get(n)) for n in PACKING_ATTRIBUTES)
 
 
-def _times(member: Member, path: str, *, same_packing: bool) -> Values:
-    """Times as they are stored; none of them may stand for a missing one where that would be lost."""
+def _times(member: Member, path: str) -> Values:
+    """Times as they are stored; none of them may stand for a missing one, which would become a moment."""
     node = member.arrays[path]
     size = int(np.prod(node.shape, dtype=object))
     if size > MOST_TIMES:
@@ -340,8 +368,8 @@ def _times(member: Member, path: str, *, same_packing: bool) -> Values:
     packing = packing_of(numeric_attributes(node), values.dtype)
     if packing is not None and (packing.scale is not None or packing.offset is not None):
         raise UnsupportedError(f"{member.name}: packed times cannot be counted from another moment")
-    if not same_packing and packing is not None and any(np.any(values == n.scalar()) for n in packing.mask):
-        raise UnsupportedError(f"{member.name}: times are missing, and other files mark missing ones otherwise")
+    if packing is not None and any(np.any(values == n.scalar()) for n in packing.mask):
+        raise UnsupportedError(f"{member.name}: times are missing, and cannot be counted from another moment")
     return values
 
 

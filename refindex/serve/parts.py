@@ -44,6 +44,18 @@ class Runs:
     def shape(self) -> tuple[int, ...]:
         return self.outer + self.inner
 
+    def at(self, number: int) -> tuple[int, ...]:
+        """Place of a run in the first dimensions of the result."""
+        place = []
+        for extent in reversed(self.outer):
+            number, rest = divmod(number, extent)
+            place.append(rest)
+        return tuple(reversed(place))
+
+    def is_dense(self, itemsize: int) -> bool:
+        """Whether all bytes of a run are wanted, in their order."""
+        return self.span == itemsize * math.prod(self.inner)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Points:

@@ -10,8 +10,6 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any
 
-import numpy as np
-
 from refindex.access.files import SourcePool
 from refindex.access.ranges import Requests
 from refindex.errors import RefindexError, SourceError
@@ -55,6 +53,7 @@ class Reading:
         self._pool = pool
         self._error: BaseException | None = None
         self._stopped = threading.Event()
+        self._bounds: list[tuple[int, int, int, int, int]] = []
 
     @property
     def is_light(self) -> bool:
@@ -91,6 +90,8 @@ class Reading:
 
     def _run_local(self) -> None:
         requests = self._plan.local
+        columns = (requests.first[:-1], requests.first[1:], requests.source, requests.start, requests.stop)
+        self._bounds = list(zip(*(column.tolist() for column in columns), strict=True))
         numbers = itertools.count()  # next() is atomic
 
         def work() -> None:
@@ -114,16 +115,23 @@ class Reading:
         self._stopped.set()
 
     def _local(self, requests: Requests, number: int) -> None:
-        first, last = int(requests.first[number]), int(requests.first[number + 1])
-        source, start, stop = int(requests.source[number]), int(requests.start[number]), int(requests.stop[number])
-        rows = self._plan.row[requests.order[first:last]]
-        targets = self._targets(requests, first, last, start, stop)
+        first, last, source, start, stop = self._bounds[number]
+        alone = int(requests.order[first]) if last - first == 1 else -1
+        if alone >= 0:
+            target = self._scatter.target(alone) if stop - start >= _DIRECT else None
+            targets = None if target is None else [target]
+        else:
+            targets = self._targets(requests, first, last, start, stop)
         buffers = targets if targets is not None else [workers.scratch(stop - start)]
         try:
             self._pool.read_into(source, start, buffers)
         except SourceError as error:
-            raise self._scatter.unread(rows, error) from error
-        if targets is None:
+            raise self._scatter.unread(self._plan.row[requests.order[first:last]], error) from error
+        if targets is not None:
+            return
+        if alone >= 0:
+            self._scatter.one(alone, buffers[0])
+        else:
             self._scatter.arrived(first, last, requests.order, start, buffers[0])
 
     def _targets(self, requests: Requests, first: int, last: int, start: int, stop: int) -> list[memoryview] | None:
@@ -133,13 +141,13 @@ class Reading:
         found: list[memoryview] = []
         at = start
         for number in requests.order[first:last].tolist():
-            target = self._scatter.destination(int(self._plan.row[number]))
+            target = self._scatter.target(number)
             offset = int(self._plan.offset[number])
-            if target is None or offset < at or target.ndim == 0:
+            if target is None or offset < at:
                 return None
             if offset > at:
                 found.append(memoryview(bytearray(offset - at)))
-            found.append(memoryview(target.reshape(-1).view(np.uint8)))
+            found.append(target)
             at = offset + int(self._plan.length[number])
         return found
 

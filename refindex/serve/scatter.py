@@ -83,16 +83,27 @@ class Scatter:
             start = int(table.offset[row])
             self.whole(row, memoryview(table.data)[start : start + int(table.length[row])])
 
-    def destination(self, row: int) -> Values | None:
-        """Where the elements of a chunk go, if all of them do, in their order, and without conversion."""
-        decoder = self.plan.decoders[int(self.plan.which[row])]
-        position = int(self.plan.position[row])
-        if not (decoder.plain and decoder.element == self.out.dtype and not self._drop and self.plan.covered[row]):
+    def target(self, number: int) -> memoryview | None:
+        """Where the bytes of a range go if all of them do, in their order, and without conversion."""
+        plan = self.plan
+        row = int(plan.row[number])
+        decoder, position = plan.decoders[int(plan.which[row])], int(plan.position[row])
+        if not (decoder.plain and decoder.element == self.out.dtype and not self._drop and plan.covered[row]):
             return None
-        if row in self.plan.parts or int(self.plan.table.length[row]) != decoder.nbytes:
-            return None
-        target = self._whole_target(decoder, position)
-        return target if target is not None and target.flags.c_contiguous else None
+        part = plan.parts.get(row)
+        target: Any = None
+        if part is None:
+            if int(plan.table.length[row]) == decoder.nbytes:
+                target = self._whole_target(decoder, position)
+        elif (
+            isinstance(part[0], Runs)
+            and part[0].is_dense(self.out.itemsize)
+            and is_basic(self.places.outside[position])
+        ):
+            target = self.out[self.places.outside[position]][part[0].at(number - part[1])]
+        if isinstance(target, np.ndarray) and target.ndim and target.flags.c_contiguous:
+            return memoryview(target.reshape(-1).view(np.uint8))
+        return None
 
     def _whole_target(self, decoder: Decoder, position: int) -> Values | None:
         inside, outside = self.places.inside[position], self.places.outside[position]
@@ -130,12 +141,16 @@ class Scatter:
                     alone[chosen] = False
                     self._many(decoder, rows[chosen], begins[chosen], ends[chosen], buffer)
         for at in np.flatnonzero(alone).tolist():
-            row, data = int(rows[at]), buffer[int(begins[at]) : int(ends[at])]
-            part = plan.parts.get(row)
-            if part is None:
-                self.whole(row, data)
-            else:
-                self._part(row, part[0], int(ranges[at]) - part[1], data)
+            self.one(int(ranges[at]), buffer[int(begins[at]) : int(ends[at])])
+
+    def one(self, number: int, data: memoryview) -> None:
+        """Decode one range, of which ``data`` are the bytes."""
+        row = int(self.plan.row[number])
+        part = self.plan.parts.get(row)
+        if part is None:
+            self.whole(row, data)
+        else:
+            self._part(row, part[0], number - part[1], data)
 
     def _many(self, decoder: Decoder, rows: IntArray, begins: IntArray, ends: IntArray, buffer: memoryview) -> None:
         inside, outside, out = self.places.inside, self.places.outside, self.out
@@ -235,13 +250,12 @@ class Scatter:
             if is_basic(outside) and not self._drop:
                 if part.shape:
                     target: Values = self.out[outside]
-                    at = tuple(int(i) for i in np.unravel_index(number, part.outer)) if part.outer else ()
-                    target[at] = values
+                    target[part.at(number)] = values
                 else:
                     self.out[outside] = values
                 return
             whole, done = self._collect(row, part.shape, element, len(part.offsets))
-            whole[np.unravel_index(number, part.outer) if part.outer else ...] = values
+            whole[part.at(number)] = values
         else:
             some = slice(int(part.first[number]), int(part.first[number + 1]))
             whole, done = self._collect(row, part.shape, element, len(part.first) - 1)

@@ -20,7 +20,8 @@ LONG = bool(os.environ.get("REFINDEX_LONG"))
 APPENDS = 250 if LONG else 8
 
 
-def write(url: str, name: str, count: int) -> None:
+def write(url: str, name: str, count: int, together: Any) -> None:
+    together.wait(60)
     for number in range(count):
         append(url, name=f"{name}-{number}")
 
@@ -60,9 +61,9 @@ def test_nothing_is_lost_and_nothing_torn(kind: str, tmp_path: Path) -> None:
     table = ChunkTable.from_columns(chunk=[0], source=0, offset=[0], length=[10])
     make_manifest({"a": table, "time": ChunkTable.inline([(0, b"x")])}, sources=1).save(out)
     context = multiprocessing.get_context("spawn")
-    stop, results = context.Event(), context.Queue()
+    stop, results, together = context.Event(), context.Queue(), context.Barrier(WRITERS)
     watcher = context.Process(target=watch, args=(url, stop, results))
-    writers = [context.Process(target=write, args=(url, f"w{i}", APPENDS)) for i in range(WRITERS)]
+    writers = [context.Process(target=write, args=(url, f"w{i}", APPENDS, together)) for i in range(WRITERS)]
     start = time.perf_counter()
     try:
         for process in (watcher, *writers):

@@ -127,7 +127,12 @@ def test_statistics_of_the_log_are_those_of_the_rows(long_log: Path) -> None:
             assert {(r["path"], r["chunk"]): r["offset"] for r in wanted.to_pylist()} == {
                 k: o for k, (o, _) in expected.items()
             }
-    for kind, column, value in (("node", "path", "time"), ("source", "source", 5), ("source", "size", 2**40 + 5)):
+    for kind, column, value in (
+        ("node", "path", "time"),
+        ("source", "source", 5),
+        ("source", "size", 2**40 + 5),
+        ("chunk", "offset", 50),
+    ):
         found = table.to_pyarrow_table(columns=["kind", column], filters=[("kind", "=", kind), (column, "=", value)])
         assert found.to_pylist() == [{"kind": kind, column: value}]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +194,43 @@ def kill_at_sqlite(number: int) -> None:
         return db
 
     database.connect = connect  # type: ignore[assignment]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("what", ["append", "replace", "vacuum"])
+def test_sqlite_while_it_writes_the_file(what: str, tmp_path: Path) -> None:
+    """The kernel kills the writer in the middle of a commit: at the first write behind a limit of the file size."""
+    start = tmp_path / "start.sqlite"
+    table = ChunkTable.from_columns(chunk=range(2000), source=0, offset=range(2000), length=10)
+    make_manifest({"b": table, "time": ChunkTable.inline([(0, b"x" * 9000)])}, sources=1).save(start)
+    append(urls.absolute(start))
+    old = read_state(urls.absolute(start))
+    done = tmp_path / "done.sqlite"
+    shutil.copyfile(start, done)
+    WORK[what](urls.absolute(done), done)
+    new = read_state(urls.absolute(done))
+    journals = 0
+    for number, limit in enumerate(range(0, start.stat().st_size + (1 << 15), 16384)):
+        out = tmp_path / f"box{number}" / "a.sqlite"
+        out.parent.mkdir()
+        shutil.copyfile(start, out)
+        url = urls.absolute(out)
+
+        def arm(limit: int = limit) -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        code = in_child(lambda url=url, out=out: WORK[what](url, out), arm)
+        assert code in (0, -signal.SIGXFSZ)
+        journals += out.with_name("a.sqlite-journal").exists()
+        found = read_state(url)
+        assert found in (old, new), limit
+        append(url)
+        assert [p.name for p in out.parent.iterdir()] == ["a.sqlite"]
+        shutil.rmtree(out.parent)
+    assert journals > 0
+    assert code == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -135,3 +135,23 @@ def test_details_that_look_like_checksums(name: str, tmp_path: Path) -> None:
     details = {"crc32": "00000000", name: '"crc32":"12345678"'}
     storage.commit(urls.absolute(out), make_manifest({}), base=None, operation="write", details=details)
     assert storage.history(urls.absolute(out))[0].details == details
+
+
+def test_every_flipped_bit_of_an_entry_is_noticed(archive: Path) -> None:
+    data = (archive / "_delta_log" / f"{NEWEST:020d}.json").read_bytes()
+    log.parse(data, NEWEST, urls.absolute(archive))
+    for at in range(len(data)):
+        changed = bytearray(data)
+        changed[at] ^= 1 << (at % 8)
+        with pytest.raises(refindex.ManifestError, match="damaged|reader version|format|refindex archive"):
+            log.parse(bytes(changed), NEWEST, urls.absolute(archive))
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(archive: Path) -> None:
+    data = (archive / "_delta_log" / f"{10:020d}.checkpoint.parquet").read_bytes()
+    checkpoint.decode(data, 10, urls.absolute(archive))
+    for at in range(len(data)):
+        changed = bytearray(data)
+        changed[at] ^= 1 << (at % 8)
+        with pytest.raises(refindex.FormatError):
+            checkpoint.decode(bytes(changed), 10, urls.absolute(archive))

@@ -158,13 +158,7 @@ def fetch(fs: fsspec.AbstractFileSystem, path: str, url: str) -> bytes | None:
     with reading(url, f"reading {posixpath.basename(path)}"):
         try:
             return bytes(fs.cat_file(path))
-        except FileNotFoundError as error:
-            cause = error.__cause__
-            if cause is not None and not can_list(fs) and getattr(cause, "status", None) not in (404, 410):
-                # fsspec's HTTP filesystem calls every failure of a request a missing file.
-                raise
-            return None
-        except NotADirectoryError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
 

@@ -68,13 +68,13 @@ def _previous(fs: fsspec.AbstractFileSystem, root: str, url: str, base: int | No
     where = urls.display(url)
     with reading(url, "looking at the output"):
         if base is not None:
-            newest = versions.newest(fs, root, url)
-            if newest != base:
+            newest = versions.snapshot(fs, root, url)
+            if newest.version != base:
                 raise ConflictError(
-                    f"{where}: version {newest} is there, and the change was made from version {base}; nothing was "
-                    "written. Read the newest version and try again."
+                    f"{where}: version {newest.version} is there, and the change was made from version {base}; nothing "
+                    "was written. Read the newest version and try again."
                 )
-            return versions.snapshot(fs, root, url, base)
+            return newest
         if exists(fs, root, url):
             raise ExistsError(f"{where} exists; pass overwrite=True (--overwrite) for a new version")
         if fs.exists(root) and not (fs.isdir(root) and only_leftovers(fs, root)):

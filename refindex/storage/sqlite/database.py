@@ -12,7 +12,7 @@ import fsspec
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions
-from refindex.errors import ConflictError, ManifestError, NotFoundError
+from refindex.errors import ConflictError, ManifestError, NotFoundError, RefindexError, SourceError
 from refindex.model.manifest import FORMAT_VERSION
 
 MAGIC = b"SQLite format 3\0"
@@ -102,6 +102,19 @@ def connect(path: Path, url: str, *, write: bool = False) -> sqlite3.Connection:
     return db
 
 
+def unreadable(error: sqlite3.Error, where: str) -> RefindexError:
+    """What SQLite says when it cannot read, as an error of ours."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return SourceError(f"{where}: a writer has kept it locked for {BUSY_TIMEOUT:.0f} s. Try again.")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        return SourceError(
+            f"{where}: {error}. If a commit was interrupted, open the archive once where it can be written: that rolls "
+            "the commit back."
+        )
+    return ManifestError(f"{where} is damaged: {error}. Restore it from a copy, or scan again.")
+
+
 def check_format(db: sqlite3.Connection, url: str, path: Path) -> None:
     """Refuse what is damaged, no manifest, or of a newer format."""
     where = urls.display(url)
@@ -116,7 +129,7 @@ def check_format(db: sqlite3.Connection, url: str, path: Path) -> None:
         finally:
             db.execute("ROLLBACK")
     except sqlite3.Error as error:
-        raise ManifestError(f"{where}: not a sound SQLite file: {error}") from error
+        raise unreadable(error, where) from error
     if (expected := pages * page_size) > size:
         raise ManifestError(
             f"{where}: truncated: it has {size} bytes of {expected}. Restore it from a copy, or scan again."

@@ -117,9 +117,7 @@ class SQLiteReader:
                 rows = self._db.execute(sql, parameters).fetchall()
                 expired = self._has_expired()
         except sqlite3.Error as error:
-            raise ManifestError(
-                f"{urls.display(self.url)} is damaged: {error}. Restore it from a copy, or scan again."
-            ) from error
+            raise database.unreadable(error, urls.display(self.url)) from error
         if expired:
             raise ManifestError(
                 f"{urls.display(self.url)}: a vacuum has removed version {self.version}, which is read. Open a newer "

@@ -87,7 +87,7 @@ def newest_version(url: str) -> int:
         try:
             return _newest(db, url)
         except sqlite3.Error as error:
-            raise ManifestError(f"{urls.display(url)} is damaged: {error}") from error
+            raise database.unreadable(error, urls.display(url)) from error
 
 
 def _create(
