@@ -273,7 +273,7 @@ class _Join:
         if self.options.on_difference == "first" or plan.path in self.differing:
             return
         try:
-            equal = self._equal(plan, one, other)
+            equal = self._equal(plan, one, other, joined)
         except RefindexError as error:
             self.findings.bar(f"/{plan.path}: {error}")
             return
@@ -293,7 +293,7 @@ class _Join:
             "those of the first file, or 'stack' to keep all"
         )
 
-    def _equal(self, plan: ArrayPlan, one: int, other: int) -> bool:
+    def _equal(self, plan: ArrayPlan, one: int, other: int, joined: Sequence[JoinedDim]) -> bool:
         first, second = self.members[one], self.members[other]
         kinds = plan.variants.kind_of(one), plan.variants.kind_of(other)
         if not first.is_base and kinds[0] == kinds[1]:
@@ -307,9 +307,23 @@ class _Join:
             if known is not None and known == digest(values):
                 return True
         before = plan.values(self.members, one)
+        if first.is_base and joined:
+            before = before[self._part(plan, one, other)]
         if not first.is_base:
             self.digests.setdefault(plan.path, digest(before))
         return same_values(before, values)
+
+    def _part(self, plan: ArrayPlan, one: int, other: int) -> tuple[slice, ...]:
+        """Where in an archive's array the place of another member is."""
+        part = []
+        for dim in self._axes(plan):
+            if dim is None:
+                part.append(slice(None))
+                continue
+            segment = dim.tracks[other][0][0]
+            at = dict(dim.tracks[one]).get(segment, 0)
+            part.append(slice(at, at + dim.lengths[segment]))
+        return tuple(part)
 
     def _check_missing(
         self, plan: ArrayPlan, holders: Mapping[tuple[int, ...], int], joined: Sequence[JoinedDim]

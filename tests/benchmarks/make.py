@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -10,8 +12,9 @@ import netCDF4
 import numpy as np
 
 import refindex
-from refindex.model.dtype import Leaf
+from refindex.model.dtype import Leaf, numpy_dtype
 from refindex.model.encoding import DEFLATE, SHUFFLE, bytes_codec, native_codecs
+from refindex.model.packing import Number, Packing
 from refindex.model.zarr_v3 import array_document, dumps, group_document
 from tests.benchmarks.columns import SOURCES, columns, digest
 
@@ -146,3 +149,105 @@ def archives(path: Path, *, references: int) -> Expected:
         "wanted": wanted,
         "offset": int(columns(references)["offset"][wanted]),
     }
+
+
+def cube(path: Path, *, megabytes: int, deflated: bool) -> Expected:
+    """A dataset ``v0`` of smooth float32 fields of 512 x 512; deflated and shuffled in chunks of 8 x 256 x 256."""
+    random = np.random.default_rng(0)
+    block = (random.normal(0, 0.1, size=(8, 512, 512)).cumsum(axis=2) + 280).round(2).astype("<f4")
+    filters = {"chunks": (8, 256, 256), "compression": 4, "shuffle": True} if deflated else {}
+    crc = 0
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("v0", shape=(max(8, megabytes // 8 * 8), 512, 512), dtype="<f4", **filters)
+        for at in range(0, dataset.shape[0], 8):
+            values = np.roll(block, at, axis=2)
+            dataset[at : at + 8] = values
+            crc = zlib.crc32(values.tobytes(), crc)
+    return {"crc": crc, "ok": 1}
+
+
+def adapted(path: Path, *, megabytes: int) -> Expected:
+    """A folder with one array stored in several encodings: an archive of each. The same four chunks lie everywhere."""
+    path.mkdir()
+    steps, edge = max(4, megabytes // 4 * 4), (4, 256, 256)
+    random = np.random.default_rng(0)
+    values = (random.normal(0, 1, size=(4, 512, 512)).cumsum(axis=2) * 5).round().astype("<i2") * 2
+    filters = (refindex.Filter(id=SHUFFLE, values=(4,)), refindex.Filter(id=DEFLATE, values=(4,)))
+    native = refindex.Encoding(type=Leaf("<f4"), shape=edge, filters=filters)
+    packing = Packing(dtype="<f4", scale=Number("<f4", 2.0))
+    encodings = {
+        "native": native,
+        "swapped": replace(native, type=Leaf(">f4")),
+        "cropped": replace(native, shape=(5, 257, 257), start=(1, 1, 1)),
+        "packed": replace(native, type=Leaf("<i2"), filters=filters[1:], packing=packing),
+        "other": replace(native, filters=filters[1:]),
+    }
+    for name, encoding in encodings.items():
+        pieces = []
+        for y, x in itertools.product((0, 256), (0, 256)):
+            piece = values[:, y : y + 256, x : x + 256]
+            if name == "cropped":
+                piece = np.pad(piece, 1)[:-1, :-1, :-1]
+            raw = (piece // 2 if name == "packed" else piece).astype(np.dtype(numpy_dtype(encoding.type))).tobytes()
+            if len(encoding.filters) > 1:
+                raw = np.frombuffer(raw, "u1").reshape(-1, 4).T.tobytes()
+            pieces.append(zlib.compress(raw, 4))
+        (path / f"{name}.bin").write_bytes(b"".join(pieces))
+        lengths = np.tile([len(piece) for piece in pieces], steps // 4)
+        offsets = np.tile(np.cumsum(lengths[:4]) - lengths[:4], steps // 4)
+        _archive(path / name, (steps, 512, 512), native, encoding, offsets, lengths)
+    crc = 0
+    for _ in range(steps // 4):
+        crc = zlib.crc32(values.astype("<f4").tobytes(), crc)
+    return {"crc": crc, "ok": 1}
+
+
+def _archive(
+    path: Path,
+    shape: tuple[int, ...],
+    declared: refindex.Encoding,
+    stored: refindex.Encoding,
+    offsets: np.ndarray,
+    lengths: np.ndarray,
+) -> None:
+    """``PATH.refindex``: an array ``v0`` whose chunks, of one encoding, lie in ``PATH.bin``."""
+    source = path.with_suffix(".bin")
+    status = source.stat()
+    document = array_document(
+        grid=refindex.ChunkGrid.regular(shape, declared.shape),
+        data_type="float32",
+        codecs=native_codecs(declared, np.dtype("<f4")) or [],
+        fill_value=0.0,
+        dimension_names=("time", "y", "x"),
+        attributes={},
+    )
+    refindex.Manifest(
+        groups={"": refindex.Node(path="", document=dumps(group_document({})))},
+        arrays={
+            "v0": refindex.Array(
+                path="v0",
+                document=dumps(document),
+                encodings=(stored,),
+                chunks=refindex.ChunkTable.from_columns(
+                    chunk=np.arange(len(offsets)), source=0, offset=offsets, length=lengths
+                ),
+            )
+        },
+        sources=(
+            refindex.Source(url=source.absolute().as_uri(), size=status.st_size, mtime=status.st_mtime_ns // 1000),
+        ),
+    ).save(path.with_suffix(".refindex"))
+
+
+def remote(path: Path, *, chunks: int, files: int = 1) -> Expected:
+    """A folder of files ``0.h5``, ``1.h5``, ... that hold ``chunks`` chunks of a dataset ``v0`` in all."""
+    path.mkdir()
+    random = np.random.default_rng(0)
+    edge = (1, 64, 64) if files == 1 else (1, 180, 360)
+    for number in range(files):
+        with h5py.File(path / f"{number}.h5", "w") as file:
+            shape = (chunks // files, *edge[1:])
+            dataset = file.create_dataset("v0", shape, "<f4", chunks=edge, compression=1, shuffle=True)
+            for at in range(shape[0]):
+                dataset[at] = random.integers(0, 500, size=edge[1:])
+    return {"chunks": chunks, "files": files, "ok": 1}

@@ -90,6 +90,10 @@ def tables(*, quick: bool = False) -> tuple[Table, ...]:
         *_join(files=6 if quick else 1000),
         *_store_and_open(references=1 << (12 if quick else 20)),
         _read(side=16 if quick else 256),
+        *_read_large(megabytes=8 if quick else 1024),
+        _read_adapted(megabytes=4 if quick else 256),
+        _read_dask(gigabytes=0.2 if quick else 10),
+        *_read_http(chunks=50 if quick else 2000, files=10 if quick else 365),
     )
     return tuple(_without_requirements(table) for table in found) if quick else found
 
@@ -341,7 +345,7 @@ def _store_and_open(references: int) -> tuple[Table, ...]:
 def _read(side: int) -> Table:
     return Table(
         name="read",
-        title=f"read {side * side:,} chunks of 8 x 8 float32 whole (for information)",
+        title=f"read {side * side:,} chunks of 8 x 8 float32 whole",
         data=_chunked(side),
         warm_up=_chunked(4),
         cases=(
@@ -354,4 +358,120 @@ def _read(side: int) -> Table:
         per="us/chunk",
         units=side * side,
         timeout=120,
+    )
+
+
+def _peers(work: str = "read") -> tuple[Case, ...]:
+    return (
+        Case(label="zarr over kerchunk references (fsspec)", work=f"kerchunk_peer:{work}", needs=KERCHUNK),
+        Case(label="zarr over VirtualiZarr ManifestStore", work=f"virtualizarr_peer:{work}", needs=VIRTUALIZARR),
+    )
+
+
+def _read_large(megabytes: int) -> tuple[Table, ...]:
+    deflated = Data(name=f"deflated-{megabytes}mb.h5", make="cube", options={"megabytes": megabytes, "deflated": True})
+    flat = Data(name=f"flat-{megabytes}mb.h5", make="cube", options={"megabytes": 2 * megabytes, "deflated": False})
+    tiny = Data(name="deflated-tiny.h5", make="cube", options={"megabytes": 1, "deflated": True})
+    whole = (
+        Table(
+            name="read-deflate",
+            title=f"read {megabytes} MB of float32, deflate + shuffle, whole",
+            data=deflated,
+            warm_up=tiny,
+            cases=(
+                Case(label="h5py", work="bare:read"),
+                Case(label="netCDF4", work="bare:read_netcdf4"),
+                Case(label="zarr over refindex", work="ours:read", at_most=1 / 3),
+                *_peers(),
+            ),
+        ),
+        Table(
+            name="read-flat",
+            title=f"read {2 * megabytes} MB of float32, contiguous, whole",
+            data=flat,
+            warm_up=tiny,
+            cases=(
+                Case(label="h5py", work="bare:read"),
+                Case(label="netCDF4", work="bare:read_netcdf4"),
+                Case(label="zarr over refindex", work="ours:read", at_most=1 / 0.9),
+                *_peers(),
+            ),
+        ),
+    )
+    parts = tuple(
+        Table(
+            name="read-parts",
+            title=f"read {count} {what} of {2 * megabytes} MB, contiguous",
+            data=flat,
+            warm_up=tiny,
+            cases=(
+                Case(label="h5py", work="bare:read_parts", options={"kind": kind, "count": count}),
+                Case(label="zarr over refindex", work="ours:read_parts", options={"kind": kind, "count": count}),
+            ),
+            per="us each",
+            units=count,
+        )
+        for kind, what, count in (
+            ("maps", "maps, one selection each,", 50),
+            ("series", "time series, one selection each,", 50),
+            ("points", "points, one selection each,", 200),
+            ("together", "points, one selection,", 200),
+        )
+    )
+    return (*whole, *parts)
+
+
+def _read_adapted(megabytes: int) -> Table:
+    data = Data(name=f"adapted-{megabytes}mb", make="adapted", options={"megabytes": megabytes})
+    kinds = {"swapped": "other byte order", "cropped": "cropped", "packed": "unpacked", "other": "another compression"}
+    return Table(
+        name="read-adapted",
+        title=f"read {megabytes} MB of float32, deflate + shuffle, whole, from native and from adapted chunks",
+        data=data,
+        warm_up=Data(name="adapted-tiny", make="adapted", options={"megabytes": 1}),
+        cases=(
+            Case(label="native", work="ours:read_adapted", options={"kind": "native"}),
+            *(
+                Case(label=label, work="ours:read_adapted", options={"kind": kind}, at_most=2)
+                for kind, label in kinds.items()
+            ),
+        ),
+    )
+
+
+def _read_dask(gigabytes: float) -> Table:
+    return Table(
+        name="read-dask",
+        title=f"sum {gigabytes:g} GB through dask in blocks of 64 MB",
+        data=Data(name="repeated", make="cube", options={"megabytes": 64, "deflated": True}),
+        warm_up=Data(name="deflated-tiny.h5", make="cube", options={"megabytes": 1, "deflated": True}),
+        cases=(
+            Case(label="dask over refindex", work="ours:read_dask", options={"gigabytes": gigabytes}, at_most_mb=1000),
+        ),
+        timeout=120,
+    )
+
+
+def _read_http(chunks: int, files: int) -> tuple[Table, ...]:
+    return tuple(
+        Table(
+            name="read-http",
+            title=f"over HTTP with 20 ms a request: {title}",
+            data=data,
+            warm_up=None,
+            cases=(
+                Case(label="aiohttp: the same ranges, not decoded", work="over_http:bare"),
+                Case(label="zarr over refindex", work="over_http:read"),
+            ),
+        )
+        for title, data in (
+            (
+                f"{chunks:,} chunks of one selection",
+                Data(name=f"http-{chunks}", make="remote", options={"chunks": chunks}),
+            ),
+            (
+                f"a time series at a point through {files} files",
+                Data(name=f"http-{files}-files", make="remote", options={"chunks": files, "files": files}),
+            ),
+        )
     )

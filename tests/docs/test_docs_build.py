@@ -25,8 +25,9 @@ def test_docs_build_strictly(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    notebook = (site / "tutorials" / "open-a-legacy-archive" / "index.html").read_text(encoding="utf-8")
-    assert "data:image/png;base64," in notebook, "the notebook's plot is on its page"
+    for notebook, plots in (("open-a-legacy-archive", 1), ("join-unequal-years", 2)):
+        page = (site / "tutorials" / notebook / "index.html").read_text(encoding="utf-8")
+        assert page.count("data:image/png;base64,") == plots, "the plots of a notebook are on its page"
     api = (site / "reference" / "api" / "index.html").read_text(encoding="utf-8")
     assert not re.findall(r":(?:class|data|func|meth|mod):", api), "docstring roles are shown as code"
     assert not list(site.rglob("*.py")), "no source of the documentation in the site"

@@ -24,7 +24,6 @@ class Var:
     values: Any = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    dtype: Any = None
 
 
 def write(
@@ -41,7 +40,8 @@ def write(
                 if not _sees(group, dim):
                     group.createDimension(dim, None if dim in unlimited else size)
             text = values.dtype.kind in "OUT"
-            made = group.createVariable(own, str if text else (var.dtype or values.dtype), var.dims, **var.options)
+            options = dict(var.options) | ({"endian": "big"} if values.dtype.str[0] == ">" else {})
+            made = group.createVariable(own, str if text else values.dtype, var.dims, **options)
             made.set_auto_maskandscale(False)
             made.setncatts(dict(var.attrs))
             if values.size:
@@ -57,9 +57,7 @@ def _sees(group: Any, dim: str) -> bool:
     return False
 
 
-def series(
-    start: int, length: int, *, seed: int = 0, units: str = "days since 2000-01-01", **x: Any
-) -> dict[str, Var]:
+def series(start: int, length: int, *, seed: int = 0, units: str = "days since 2000-01-01", **x: Any) -> dict[str, Var]:
     """``x(time, lat)`` and its coordinates."""
     values = np.random.default_rng((seed, start)).integers(1, 100, (length, 3)).astype(x.pop("dtype", "f4"))
     return {

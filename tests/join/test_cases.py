@@ -59,7 +59,13 @@ def test_months_each_in_one_chunk(tmp_path: Path) -> None:
     assert array.json["chunk_grid"]["name"] == "rectilinear"
     assert len(array.chunks) == 36
     assert array.json["chunk_grid"]["configuration"]["chunk_shapes"][0][:3] == [31, 28, 31]
-    assert sum(n if isinstance(n, int) else n[0] * n[1] for n in array.json["chunk_grid"]["configuration"]["chunk_shapes"][0]) == 1096
+    assert (
+        sum(
+            n if isinstance(n, int) else n[0] * n[1]
+            for n in array.json["chunk_grid"]["configuration"]["chunk_shapes"][0]
+        )
+        == 1096
+    )
     # All chunks are as long as their places: stock zarr-python decodes them.
     assert {e.status for e in manifest.report if e.path == "x"} == {Status.NATIVE}
 
@@ -154,7 +160,9 @@ def test_missing_values_of_every_file_its_own(tmp_path: Path, dtype: str, attrib
         values = np.tile(np.arange(-20, 20), 50).astype(dtype).reshape(10, 200)
         variables = {
             "time": Var(dims=("time",), values=np.arange(10.0) + 10 * number),
-            "x": Var(dims=("time", "lat"), values=values, attrs=own, options={"fill_value": fill, "chunksizes": (3, 150)}),
+            "x": Var(
+                dims=("time", "lat"), values=values, attrs=own, options={"fill_value": fill, "chunksizes": (3, 150)}
+            ),
         }
         paths.append(write(tmp_path / f"{number}.nc", variables))
     wanted = joined(paths)
@@ -166,8 +174,16 @@ def test_scan_equals_open_mfdataset(tmp_path: Path) -> None:
     paths = write_archive(tmp_path, [Part(start=5 * n, length=5) for n in range(3)])
     manifest = refindex.scan(tmp_path / "*.nc", workers=1)
     with (
-        xr.open_mfdataset(sorted(map(str, paths)), engine="netcdf4", data_vars="minimal", compat="no_conflicts",
-                          join="outer", combine="by_coords", combine_attrs="drop_conflicts", coords="minimal") as opened,
+        xr.open_mfdataset(
+            sorted(map(str, paths)),
+            engine="netcdf4",
+            data_vars="minimal",
+            compat="no_conflicts",
+            join="outer",
+            combine="by_coords",
+            combine_attrs="drop_conflicts",
+            coords="minimal",
+        ) as opened,
         open_manifest(manifest) as actual,
     ):
         xr.testing.assert_identical(actual.load().drop_encoding(), opened.load().drop_encoding())
@@ -219,7 +235,9 @@ def test_nothing_written_at_all(tmp_path: Path) -> None:
         with h5py.File(path, "w") as file:
             file["time"] = np.arange(2.0) + 2 * number
             file["time"].make_scale("time")
-            file.create_dataset("x", (2, 5000), "i2", chunks=(1, 500), fillvalue=fill).dims[0].attach_scale(file["time"])
+            file.create_dataset("x", (2, 5000), "i2", chunks=(1, 500), fillvalue=fill).dims[0].attach_scale(
+                file["time"]
+            )
         paths.append(path)
     with open_manifest(refindex.scan(paths, workers=1)) as actual:
         np.testing.assert_array_equal(actual.x.values, raw(paths, "x"))
@@ -228,7 +246,12 @@ def test_nothing_written_at_all(tmp_path: Path) -> None:
 def test_series_that_are_inline_chunked_and_contiguous(tmp_path: Path) -> None:
     """Values in the manifest, in chunks, in one piece, and compact in the object header, of one variable."""
     paths = []
-    layouts: list[dict[str, Any]] = [{}, {"chunks": (4, 100)}, {"chunks": (5, 100), "compression": "lzf"}, {"compact": 1}]
+    layouts: list[dict[str, Any]] = [
+        {},
+        {"chunks": (4, 100)},
+        {"chunks": (5, 100), "compression": "lzf"},
+        {"compact": 1},
+    ]
     for number, layout in enumerate(layouts):
         path = tmp_path / f"{number}.h5"
         values = np.arange(500, dtype="i2" if number % 2 else "i4").reshape(5, 100) + 500 * number

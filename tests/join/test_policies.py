@@ -48,9 +48,18 @@ def test_types_without_a_common_one(tmp_path: Path, one: str, two: str) -> None:
 
 
 def test_all_barriers_of_all_files_in_one_error(tmp_path: Path) -> None:
-    one = {**series(0, 3, dtype="i8", attrs={"units": "K"}), "y": Var(dims=("time",), values=np.arange(3), attrs={"units": "m"})}
-    two = {**series(3, 3, dtype="i8", attrs={"units": "C"}), "y": Var(dims=("time",), values=np.arange(3.0), attrs={"units": "m"})}
-    three = {**series(5, 3, dtype="i8", attrs={"units": "K"}), "y": Var(dims=("time", "lat"), values=np.zeros((3, 3)), attrs={"units": "m"})}
+    one = {
+        **series(0, 3, dtype="i8", attrs={"units": "K"}),
+        "y": Var(dims=("time",), values=np.arange(3), attrs={"units": "m"}),
+    }
+    two = {
+        **series(3, 3, dtype="i8", attrs={"units": "C"}),
+        "y": Var(dims=("time",), values=np.arange(3.0), attrs={"units": "m"}),
+    }
+    three = {
+        **series(5, 3, dtype="i8", attrs={"units": "K"}),
+        "y": Var(dims=("time", "lat"), values=np.zeros((3, 3)), attrs={"units": "m"}),
+    }
     paths = [write(tmp_path / f"{name}.nc", v) for name, v in (("a", one), ("b", two), ("c", three))]
     text = refused(paths, "3 things stand in the way", "/x: units are", "/y: dimensions are", "overlap in time")
     assert not list(tmp_path.glob("*.refindex*"))
@@ -300,7 +309,9 @@ def test_duplicates_among_coordinates_out_of_order(tmp_path: Path) -> None:
     for name, ids in (("one", [7, 3, 9]), ("two", [9, 1, 4])):
         station = Var(dims=("station",), values=np.array(ids))
         paths.append(
-            write(tmp_path / f"{name}.nc", {"station": station, "x": Var(dims=("station",), values=np.array(ids) * 1.5)})
+            write(
+                tmp_path / f"{name}.nc", {"station": station, "x": Var(dims=("station",), values=np.array(ids) * 1.5)}
+            )
         )
     text = refused(paths, "overlap in station", "9")
     assert "one.nc" in text
@@ -333,7 +344,10 @@ def test_a_coordinate_that_one_file_lacks(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_part_of_it(tmp_path: Path) -> None:
     """With nothing in common, each file is a group of its own, and the report says so."""
-    paths = [write(tmp_path / "a.nc", series(0, 3)), write(tmp_path / "b.nc", {"q": Var(dims=("n",), values=np.arange(4))})]
+    paths = [
+        write(tmp_path / "a.nc", series(0, 3)),
+        write(tmp_path / "b.nc", {"q": Var(dims=("n",), values=np.arange(4))}),
+    ]
     manifest = refindex.scan(paths, workers=1)
     assert {"a", "b"} <= set(manifest.groups)
     assert "no variable with the same dimensions in common" in reasons(manifest, "")

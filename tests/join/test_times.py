@@ -126,7 +126,9 @@ def test_months_have_no_fixed_length(tmp_path: Path) -> None:
         refindex.scan([one, two], workers=1)
 
 
-def bounded(path: Path, number: int, units: str, bounds: dict[str, Any], dtype: str = "f8", calendar: str = "standard") -> Path:
+def bounded(
+    path: Path, number: int, units: str, bounds: dict[str, Any], dtype: str = "f8", calendar: str = "standard"
+) -> Path:
     variables = series(0, 3, units=units)
     variables["time"].attrs.update(bounds="time_bnds", calendar=calendar)  # type: ignore[attr-defined]
     values = np.arange(6).reshape(3, 2) / 2 + 24 * number + (0.1 if dtype != "i4" else 0)

@@ -38,7 +38,9 @@ def packed(draw: st.DrawFn) -> tuple[Values, dict[str, Any]]:
     for name in ("scale_factor", "add_offset"):
         if draw(st.booleans()):
             kind = np.dtype(draw(st.sampled_from(["f4", "f8", "f4", "f8", "i2", "i4"])))
-            number = kind.type(draw(st.sampled_from([1, 2, 0.01, 0.1, 273.15, -5, 1e-3] if kind.kind == "f" else [1, 2, 10])))
+            number = kind.type(
+                draw(st.sampled_from([1, 2, 0.01, 0.1, 273.15, -5, 1e-3] if kind.kind == "f" else [1, 2, 10]))
+            )
             attributes[name] = number
     if draw(st.booleans()):
         fill = draw(st.sampled_from(list(values)) if len(values) and draw(st.booleans()) else numbers(dtype))

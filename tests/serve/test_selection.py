@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import warnings
 from pathlib import Path
@@ -36,7 +37,7 @@ def edges(draw: st.DrawFn, extent: int) -> Any:
         return draw(st.integers(1, extent + 2))
     cuts = sorted(draw(st.sets(st.integers(1, max(1, extent - 1)), max_size=4)) if extent > 1 else set())
     bounds = [0, *cuts, extent + draw(st.integers(0, 2))]
-    return tuple((b - a, 1) for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    return tuple((b - a, 1) for a, b in itertools.pairwise(bounds))
 
 
 @st.composite

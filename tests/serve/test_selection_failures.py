@@ -80,7 +80,9 @@ def test_a_flipped_byte(tmp_path: Path, filters: str, selection: Any, threads: s
 def test_a_truncated_source(tmp_path: Path, filters: str, selection: Any, threads: str) -> None:
     made = craft(tmp_path, filters, sources=1)
     path = damage(made, 5, cut)
-    with pytest.raises(refindex.StaleSourceError, match=f"{path} has changed since it was scanned: size was .*c/1/1|others"):
+    with pytest.raises(
+        refindex.StaleSourceError, match=f"{path} has changed since it was scanned: size was .*c/1/1|others"
+    ):
         read(made, selection)
     with pytest.raises(refindex.SourceError, match=rf"{path}: expected \d+ bytes at \d+, got \d+.*/a/c/") as caught:
         read(made, selection, stale="ignore")
@@ -150,7 +152,9 @@ def test_a_failure_stops_the_other_requests(tmp_path: Path, monkeypatch: pytest.
     from refindex.access import ranges
     from refindex.serve import plan
 
-    monkeypatch.setattr(plan.make_plan, "__kwdefaults__", {"local": ranges.Merging(gap=0, limit=1), "remote": ranges.REMOTE})
+    monkeypatch.setattr(
+        plan.make_plan, "__kwdefaults__", {"local": ranges.Merging(gap=0, limit=1), "remote": ranges.REMOTE}
+    )
     made = craft(tmp_path, sources=1)
     reads: list[int] = []
     read_into = SourcePool.read_into

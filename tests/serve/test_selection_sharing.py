@@ -144,15 +144,19 @@ def everything(node: Any) -> Places:
     """All chunks of an array, whole."""
     grid = node.grid
     coordinates = grid.coordinates(np.arange(grid.size))
-    edges = [start if not isinstance(start, int) else np.arange(n + 1) * start for start, n in zip(grid.starts, grid.counts, strict=True)]
+    edges = [
+        start if not isinstance(start, int) else np.arange(n + 1) * start
+        for start, n in zip(grid.starts, grid.counts, strict=True)
+    ]
     outside = [
-        tuple(slice(int(edge[c]), min(int(edge[c + 1]), extent)) for edge, c, extent in zip(edges, row, node.shape, strict=True))
+        tuple(
+            slice(int(edge[c]), min(int(edge[c + 1]), extent))
+            for edge, c, extent in zip(edges, row, node.shape, strict=True)
+        )
         for row in coordinates
     ]
     inside = [tuple(slice(0, part.stop - part.start) for part in parts) for parts in outside]
-    return Places(
-        chunks=np.arange(grid.size), inside=inside, outside=outside, partial=np.zeros(grid.size, dtype=bool)
-    )
+    return Places(chunks=np.arange(grid.size), inside=inside, outside=outside, partial=np.zeros(grid.size, dtype=bool))
 
 
 @settings(max_examples=60)

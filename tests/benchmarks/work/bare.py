@@ -77,3 +77,41 @@ def read(data: Path, expected: Expected) -> Measured:
         return lambda: zlib.crc32(values.tobytes()), "crc"
 
     return run
+
+
+def read_netcdf4(data: Path, expected: Expected) -> Measured:
+    import netCDF4
+
+    def run(out: Path) -> Found:
+        with netCDF4.Dataset(data) as file:
+            file.set_auto_maskandscale(False)
+            values = file["v0"][...]
+        return lambda: zlib.crc32(values.tobytes()), "crc"
+
+    return run
+
+
+def parts(kind: str, count: int, shape: tuple[int, ...]) -> list[Any]:
+    """Selections of an array of three dimensions; ``together`` is one of all points."""
+    places = np.random.default_rng(1).integers(0, shape, size=(count, 3))
+    match kind:
+        case "maps":
+            return [(int(t),) for t, _, _ in places]
+        case "series":
+            return [(slice(None), int(y), int(x)) for _, y, x in places]
+        case "points":
+            return [tuple(map(int, place)) for place in places]
+    return [tuple(places.T)]
+
+
+def read_parts(data: Path, expected: Expected, *, kind: str, count: int) -> Measured:
+    dataset = h5py.File(data, "r")["v0"]
+    selections = parts(kind, count, dataset.shape)
+    if kind == "together":  # h5py has no selection of points
+        selections = list(zip(*(axis.tolist() for axis in selections[0]), strict=True))
+
+    def run(out: Path) -> Found:
+        found = [dataset[selection] for selection in selections]
+        return lambda: int(len(found) == len(selections)), "ok"
+
+    return run

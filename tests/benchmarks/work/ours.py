@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
+import dask
+import dask.array
 import h5py
+import numpy as np
 
 import refindex
 from refindex.access.gather import LocalGatherer
 from refindex.scan.hdf5.chunk_index import read_chunks
 from refindex.scan.hdf5.object_header import read_layout
 from refindex.scan.hdf5.superblock import read_superblock
+from refindex.serve.codec_pipeline import open_group
+from refindex.serve.opening import Opening
+from refindex.serve.zarr_store import RefindexStore
 from tests.benchmarks import make
 from tests.benchmarks.columns import digest
 from tests.benchmarks.suite import TIMES
-from tests.benchmarks.work import Expected, Found, Measured
+from tests.benchmarks.work import Expected, Found, Measured, bare
 
 
 def _references(manifest: refindex.Manifest) -> int:
@@ -76,13 +84,62 @@ def find(data: Path, expected: Expected, *, name: str) -> Measured:
     return run
 
 
-def read(data: Path, expected: Expected, *, save: str) -> Measured:
+def read(data: Path, expected: Expected, *, save: str = "archive.refindex") -> Measured:
     stored = data.with_name(f"{data.stem}-{save}")
     refindex.scan(data, workers=1).save(stored, overwrite=True)
 
     def run(out: Path) -> Found:
         with refindex.open(stored) as archive:
-            values = archive.group["v0"][...]
+            values = open_group(archive.store)["v0"][...]
         return lambda: zlib.crc32(values.tobytes()), "crc"
+
+    return run
+
+
+def read_parts(data: Path, expected: Expected, *, kind: str, count: int) -> Measured:
+    array = open_group(refindex.open(data).store)["v0"]
+    selections = bare.parts(kind, count, array.shape)
+
+    def run(out: Path) -> Found:
+        if kind == "together":
+            found = list(array.vindex[selections[0]])
+        else:
+            found = [array[selection] for selection in selections]
+        return lambda: int(len(found) == count), "ok"
+
+    return run
+
+
+def read_adapted(data: Path, expected: Expected, *, kind: str) -> Measured:
+    def run(out: Path) -> Found:
+        with refindex.open(data / f"{kind}.refindex") as archive:
+            values = open_group(archive.store)["v0"][...]
+        return lambda: zlib.crc32(values.tobytes()), "crc"
+
+    return run
+
+
+def read_dask(data: Path, expected: Expected, *, gigabytes: float) -> Measured:
+    """An array of any size over one file: its chunks are those of the file again and again."""
+    manifest = refindex.scan(data, workers=1)
+    array = manifest.arrays["v0"]
+    times = max(1, round(gigabytes * 1e9 / (4 * np.prod(array.shape))))
+    document = {**array.json, "shape": [array.shape[0] * times, *array.shape[1:]]}
+    table, size = array.chunks, array.grid.size
+    repeated = refindex.ChunkTable.from_columns(
+        chunk=np.arange(size * times),
+        source=0,
+        offset=np.tile(table.offset, times),
+        length=np.tile(table.length, times),
+    )
+    large = replace(array, document=json.dumps(document), chunks=repeated)
+    whole = replace(manifest, arrays={"v0": large})
+
+    def run(out: Path) -> Found:
+        store = RefindexStore(Opening(manifest=whole))
+        values = dask.array.from_array(open_group(store)["v0"], chunks=(64, 512, 512))
+        with dask.config.set(scheduler="threads"):
+            total = float(values.mean(dtype="f8").compute())
+        return lambda: int(200 < total < 400), "ok"
 
     return run
