@@ -85,9 +85,9 @@ def refuse_changed(changed: Sequence[str]) -> None:
     """Raise for files that the archive has in another state."""
     if changed:
         names = ", ".join(urls.display(url) for url in changed[:5]) + (", ..." if len(changed) > 5 else "")
+        what = "1 file is in the archive and has" if len(changed) == 1 else f"{len(changed)} files are in it and have"
         raise StaleSourceError(
-            f"{len(changed)} files are in the archive and have changed since: {names}; pass replace=True (--replace) "
-            "to take them as they are now"
+            f"{what} changed since: {names}; pass replace=True (--replace) to take them as they are now"
         )
 
 
@@ -171,9 +171,13 @@ def _grown(
                 f"{names}: each file of the archive is a group of its own, and none can be replaced; scan all anew"
             )
         if all(p.source in gone for p in manifest.placements):
-            return join(_members(manifests), _options(record, overlap, on_difference)).to_manifest()
+            options = _options(record, overlap, on_difference)
+            dims = tuple(str(dim["key"]) for dim in record["dims"] if dim["key"] not in options.stack)
+            return join(_members(manifests), replace(options, concat_dim=dims)).to_manifest()
         rest = without(manifest, gone, replaced=True)
-        change = _grown(MemoryReader(rest), manifests, (), overlap, on_difference)
+        shown = {urls.display(reader.sources[n].url) for n in gone}
+        rest = replace(rest, report=ScanReport(entries=tuple(e for e in rest.report if e.source not in shown)))
+        change = _grown(MemoryReader(rest, url=reader.url), manifests, (), overlap, on_difference)
         return change.applied_to(rest) if isinstance(change, Change) else change
     if record is None:
         return _anew(storage.load(reader), manifests, set(), overlap, on_difference)
@@ -186,13 +190,7 @@ def _grown(
 def _options(record: Mapping[str, Any], overlap: Overlap | None, on_difference: OnDifference | None) -> JoinOptions:
     """How an archive was joined, so that more is joined alike."""
     options = JoinOptions.from_json(record["options"])
-    dims = tuple(str(dim["key"]) for dim in record["dims"] if dim["key"] not in options.stack)
-    return replace(
-        options,
-        concat_dim=dims or options.concat_dim,
-        overlap=overlap or options.overlap,
-        on_difference=on_difference or options.on_difference,
-    )
+    return replace(options, overlap=overlap or options.overlap, on_difference=on_difference or options.on_difference)
 
 
 def _members(manifests: Mapping[str, Manifest]) -> list[Member]:

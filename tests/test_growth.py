@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ SUFFIXES = [".refindex", ".sqlite"]
 
 def write(path: Path, start: float, length: int = 4, *, seed: int = 0, name: str = "x", **options: Any) -> Path:
     """``x(time, lat, m)`` in chunks, small ``s(time)``, and ``land(lat, m)``, the same in all files."""
-    random = np.random.default_rng((int(start), seed))
+    random = np.random.default_rng((abs(int(start)), seed))
     dtype, scale, lat = options.pop("dtype", "f4"), options.pop("scale", None), options.pop("lat", 0.0)
     attrs, land = options.pop("attrs", {}), options.pop("land", 0)
     units = options.pop("units", "days since 2000-01-01")
@@ -34,12 +33,13 @@ def write(path: Path, start: float, length: int = 4, *, seed: int = 0, name: str
         time[:] = start + np.arange(length)
         file.createVariable("lat", "f8", ("lat",))[:] = lat + np.arange(3.0)
         options = {"chunksizes": (3, 2, 100), "zlib": True} | options
+        dtype = np.dtype(dtype).newbyteorder(">" if options.get("endian") == "big" else "=")
         x = file.createVariable(name, dtype, ("time", "lat", "m"), **options)
         if scale:
             x.scale_factor = scale
         x.set_auto_maskandscale(False)
         x[:] = random.integers(1, 100, (length, 3, 120))
-        file.createVariable("s", "f8", ("time",))[:] = np.random.default_rng(int(start)).random(length)
+        file.createVariable("s", "f8", ("time",))[:] = np.random.default_rng(abs(int(start))).random(length)
         file.createVariable("land", "f8", ("lat", "m"))[:] = np.arange(360.0).reshape(3, 120) + lat + land
     return path
 
@@ -179,7 +179,7 @@ def test_replace(archive: Path, tmp_path: Path, which: int) -> None:
     paths = series(tmp_path)
     refindex.scan(paths, workers=1).save(archive)
     write(paths[which], (0, 4, 12)[which], seed=9, chunksizes=(4, 3, 120))
-    with pytest.raises(StaleSourceError, match=rf"1 files are in the archive.*{paths[which].name}.*--replace"):
+    with pytest.raises(StaleSourceError, match=rf"1 file is in the archive.*{paths[which].name}.*--replace"):
         refindex.append(archive, paths, workers=1)
     done = refindex.append(archive, paths, workers=1, replace=True)
     assert done.replaced == (str(paths[which]),)
@@ -423,12 +423,11 @@ def files_opened(call: Callable[[], Any]) -> set[str]:
 def test_what_is_opened(archive: Path, tmp_path: Path) -> None:
     paths = series(tmp_path)
     refindex.scan(paths, workers=1).save(archive)
-    assert files_opened(lambda: builtins.open(paths[0], "rb").close()) == {"000.nc"}  # the hook hears
+    assert files_opened(lambda: paths[0].open("rb").close()) == {"000.nc"}  # the hook hears
     more = write(tmp_path / "016.nc", 16)
-    assert files_opened(lambda: refindex.append(archive, more, workers=1)) <= {"016.nc", "000.nc"}
+    assert files_opened(lambda: refindex.append(archive, more, workers=1)) == {"016.nc"}
     again = write(tmp_path / "020.nc", 20)
     assert files_opened(lambda: refindex.append(archive, again, workers=1)) == {"020.nc"}
-    assert files_opened(lambda: refindex.append(archive, [*paths, more, again], workers=1)) == set()
 
     def lazily() -> None:
         with xr.open_dataset(str(archive), engine="refindex") as dataset:

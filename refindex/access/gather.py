@@ -135,7 +135,8 @@ def drive[T](walk: Walk[T], gatherer: Gatherer) -> T:
         walk.close()
 
 
-def _check(asked: Round, name: str, size: int) -> None:
+def check_ranges(asked: Round, name: str, size: int) -> None:
+    """Raise FormatError for a range that is not in a file of ``size`` bytes."""
     for ranges in asked:
         if ranges.length < 0:
             raise FormatError(f"{name}: a structure of {ranges.length} bytes; expected 0 or more")
@@ -181,7 +182,7 @@ class LocalGatherer:
         return self._size
 
     def gather(self, asked: Round, /) -> Sequence[Block]:
-        _check(asked, self._name, self._size)
+        check_ranges(asked, self._name, self._size)
         return [records_at(self._buffer, ranges.offsets, ranges.length) for ranges in asked]
 
 
@@ -208,7 +209,7 @@ class RangeGatherer:
         return self._size
 
     def gather(self, asked: Round, /) -> Sequence[Block]:
-        _check(asked, self._name, self._size)
+        check_ranges(asked, self._name, self._size)
         starts, stops = _coalesce(asked)
         if not len(starts):
             return [np.empty((len(ranges.offsets), ranges.length), dtype=np.uint8) for ranges in asked]

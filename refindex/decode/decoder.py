@@ -88,7 +88,9 @@ class Decoder:
         DecodeError
             As :meth:`values`.
         """
-        if self._shuffled == out.itemsize and self.element == out.dtype and (out.ndim == 0 or _dense(out)):
+        # To numpy, None is a way to write float64: a type that is not there must not be compared.
+        same = self.element is not None and self.element == out.dtype
+        if same and self._shuffled == out.itemsize and (out.ndim == 0 or _dense(out)):
             raw = np.frombuffer(undo_all(data, self.encoding, but_first=True), dtype=np.uint8)
             elements = out[..., np.newaxis].view(np.uint8)
             # The planes have the elements in C order, whatever the strides of the destination are.

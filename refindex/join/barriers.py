@@ -15,9 +15,10 @@ _MOST_NAMES = 3
 class Findings:
     """Barriers and decisions of one join.
 
-    ``barriers`` are sentences that name the files; ``entries`` go into the report.
+    ``hint`` is what else can be done. ``barriers`` are sentences that name the files; ``entries`` go into the report.
     """
 
+    hint: str = ""
     barriers: list[str] = field(default_factory=list)
     entries: list[ReportEntry] = field(default_factory=list)
 
@@ -42,8 +43,7 @@ class Findings:
             count = "1 thing stands" if len(self.barriers) == 1 else f"{len(self.barriers)} things stand"
             lines = "\n".join(f"  - {barrier}" for barrier in self.barriers)
             raise JoinError(
-                f"the files cannot be joined; {count} in the way:\n{lines}\n"
-                "Nothing was written. To keep each file as a group of its own, pass join=False (--no-join)."
+                f"the files cannot be joined; {count} in the way:\n{lines}\nNothing was written.{self.hint}"
             )
 
 

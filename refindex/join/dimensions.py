@@ -120,12 +120,14 @@ def differing_dimensions(
 ) -> list[str]:
     """Keys of the dimensions to join: those asked for, or those whose coordinates differ."""
     named = (*options.concat_dim, *options.stack)
-    chosen: list[str] = []
+    # An archive stays joined along what it was joined along, and may come to be along more.
+    record = (members[0].nodes[""].joined or {}) if members[0].is_base else {}
+    chosen = [str(dim["key"]) for dim in record.get("dims", ()) if dim["key"] in sizes]
     for name in named:
         matching = [key for key in sizes if name in (key, key.rpartition("/")[2])]
         if not matching:
             findings.bar(f"no file has a dimension {name}; there are {', '.join(sorted(sizes)) or 'none'}")
-        chosen += matching
+        chosen += [key for key in matching if key not in chosen]
     bare: list[str] = []
     for key, column in sizes.items():
         if key in chosen:

@@ -98,7 +98,8 @@ def join(members: Sequence[Member], options: JoinOptions) -> Joined:
     JoinError
         With everything that stands in the way, in all files.
     """
-    findings = Findings()
+    beside = " To keep each file as a group of its own, pass join=False (--no-join)."
+    findings = Findings(hint="" if members[0].is_base else beside)
     stacked = stack_members(members, options.stack, findings)
     findings.check()
     return _Join(stacked, options, findings).run(repeat=True)
@@ -120,6 +121,7 @@ class _Join:
     cache: AxisCache = field(init=False, default_factory=AxisCache)
     digests: dict[str, str] = field(init=False, default_factory=dict)
     differing: dict[str, str] = field(init=False, default_factory=dict)
+    taken: set[str] = field(init=False, default_factory=set)
 
     def run(self, *, repeat: bool) -> Joined:
         members = self.members
@@ -129,8 +131,9 @@ class _Join:
         self.keys = DimensionKeys(self.variants)
         self.sizes = dimension_sizes(members, self.variants, self.keys, self.findings)
         self._plan()
-        self._place()
-        self.findings.check()
+        if not self._place():
+            self.findings.check()
+        # Values are compared even where something stands in the way already: all of it is to be said at once.
         uses = {path: self._uses(path) for path in self.plans}
         if self.differing and self.options.on_difference == "stack" and repeat:
             return self._repeated()
@@ -187,8 +190,8 @@ class _Join:
             if path not in bounded:
                 plan_times(plan, None, self.members, self.findings)
 
-    def _place(self) -> None:
-        """Which dimensions are joined, and where every file lies in them."""
+    def _place(self) -> bool:
+        """Which dimensions are joined, and where every file lies in them; whether that could be found out."""
         coordinates: dict[str, dict[int, Values]] = {}
         for key in self.sizes:
             if key in self.keys.coordinates and key in self.plans:
@@ -212,14 +215,19 @@ class _Join:
             if dim is not None:
                 self.dims[key] = dim
         if len(self.dims) != len(chosen):
-            return
+            return False
         dims = list(self.dims.values())
-        self.left_out = set(check_positions(self.members, dims, self.options, self.findings))
+        left_out = check_positions(self.members, dims, self.options, self.findings)
+        for number, other in left_out.items():
+            names = self.members[number].name, self.members[other].name
+            self.findings.note(names[0], "", f"left out: {names[1]} has the same coordinates, and is the one to take")
+        self.left_out = set(left_out)
         for number, member in enumerate(self.members):
             if member.is_base:
                 self.cells |= base_cells(member, dims, number)
             elif number not in self.left_out:
                 self.cells.add(tuple(dim.tracks[number][0][0] if dim.tracks[number] else -1 for dim in dims))
+        return True
 
     def _axes(self, plan: ArrayPlan) -> list[JoinedDim | None]:
         return [self.dims.get(key) for key in self.keys.of(plan.path, plan.dims)]
@@ -270,7 +278,15 @@ class _Join:
 
     def _compare(self, plan: ArrayPlan, one: int, other: int, joined: Sequence[JoinedDim]) -> None:
         """Two files have a variable at the same place: their values must be equal."""
-        if self.options.on_difference == "first" or plan.path in self.differing:
+        if plan.path in self.differing or plan.path in self.taken:
+            return
+        if self.options.on_difference == "first" and not self._is_cheap(plan, one, other):
+            self.taken.add(plan.path)
+            self.findings.note(
+                self.members[one].name,
+                plan.path,
+                f"the values of {self.members[one].name} are taken, others not looked at",
+            )
             return
         try:
             equal = self._equal(plan, one, other, joined)
@@ -280,6 +296,12 @@ class _Join:
         if equal:
             return
         names = f"{self.members[one].name} and {self.members[other].name}"
+        if self.options.on_difference == "first":
+            self.taken.add(plan.path)
+            self.findings.note(
+                self.members[other].name, plan.path, f"values differ between {names}: those of the former are taken"
+            )
+            return
         if self.options.on_difference == "stack" and not joined and len(self.dims) == 1:
             self.differing[plan.path] = next(iter(self.dims))
             self.findings.note(
@@ -292,6 +314,12 @@ class _Join:
             f"/{plan.path}: values differ between {names}; pass on_difference='first' (--on-difference first) to take "
             "those of the first file, or 'stack' to keep all"
         )
+
+    def _is_cheap(self, plan: ArrayPlan, one: int, other: int) -> bool:
+        """Whether two files' values are in their manifests, and can be compared without reading the files."""
+        if self.members[one].is_base:
+            return False
+        return all(bool((self.members[n].table(plan.path).source < 0).all()) for n in (one, other))
 
     def _equal(self, plan: ArrayPlan, one: int, other: int, joined: Sequence[JoinedDim]) -> bool:
         first, second = self.members[one], self.members[other]
@@ -428,8 +456,10 @@ class _Join:
                 continue
             attributes, types, dropped, differing = merge_attributes(kinds)
             left = [*dropped, *(name for name in differing if name not in dropped)]
+            if having[0].is_base:  # what it does not have was left out before
+                left = [name for name in left if name in kinds[0].attributes]
             if left:
-                self.findings.note(having[0].name, path, f"attributes that differ are left out: {', '.join(left)}")
+                self.findings.note(having[-1].name, path, f"attributes that differ are left out: {', '.join(left)}")
             nodes[path] = Node(path=path, document=dumps(group_document(attributes)), attribute_types=types)
         return nodes
 
@@ -505,13 +535,16 @@ class _Join:
         )
         inline = bool((joined.chunks.source < 0).all())
         status = Status.ADAPTED if joined.adapted else Status.INLINED if inline else Status.NATIVE
-        said = [f"joined along {along} from {len(uses)} files" if along else f"the same in {self._count()} files"]
+        count = sum(number not in self.left_out for number in plan.variants.members)
+        if along:
+            said = [f"joined along {along} from {len(uses)} files" if len(uses) > 1 else f"in one file, along {along}"]
+        elif plan.path in self.taken:
+            said = [f"of the first of {count} files"]
+        else:
+            said = [f"the same in {count} files" if count > 1 else "in one file"]
         if len({use.kind for use in uses}) > 1 and joined.adapted and not plan.unpacked:
             said.append("stored differently in different files")
         return [ReportEntry(source=source, path=plan.path, status=status, reason="; ".join([*said, *plan.reasons]))]
-
-    def _count(self) -> int:
-        return len(self.members) - len(self.left_out)
 
     def _record(self) -> dict[str, Any]:
         """How the archive was joined, for those who append to it."""

@@ -90,7 +90,7 @@ def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = Fa
         fill = plan.fill_of(0)
         shape = [n if dim is None else dim.size for n, dim in zip(array.shape, axes, strict=True)]
         if shared or is_small(plan, use, one, shape):
-            values = _kept_values(member, path, names) if shared else array_values(member, path)
+            values = _kept_values(member, path, names) if shared else array_values(one[0], path)
             plan.converted[0] = _without_values(values, axes, keys, lost, fill)
             made = join_values(plan, use, one, axes, fill, findings)
         else:
@@ -194,8 +194,8 @@ def _kept_values(member: Member, path: str, names: str) -> npt.NDArray[Any]:
     nbytes = math.prod(node.shape) * (node.dtype.itemsize if node.dtype is not None else 1)
     if nbytes > INLINE_NBYTES:
         raise UnsupportedError(
-            f"{names}: /{path} is stored there for all files, and too large ({nbytes} bytes) to be kept in the archive; "
-            "scan those anew that are to stay"
+            f"{names}: /{path} is stored there for all files, and too large ({nbytes} bytes) to be kept in the "
+            "archive; scan those anew that are to stay"
         )
     try:
         return array_values(member, path)

@@ -125,6 +125,8 @@ def plan_array(
         attributes=attributes,
         attribute_types=types,
     )
+    if members[variants.members[0]].is_base:  # what it does not have was left out before
+        dropped = [name for name in dropped if name in first.attributes]
     if dropped:
         plan.reasons.append(f"attributes that differ are left out: {', '.join(dropped)}")
     return plan if _decide_type(plan, names, differing, findings, missing=missing) else None

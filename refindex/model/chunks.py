@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,10 +87,10 @@ class ChunkTable:
         """
         chunk = np.asarray(chunk, dtype=np.int64).reshape(-1)
         n = len(chunk)
-        sources = np.broadcast_to(np.asarray(source, dtype=np.int32), n)
+        sources = _column(source, n, np.int32)
         offsets = np.asarray(offset, dtype=np.int64).reshape(-1)
-        lengths = np.broadcast_to(np.asarray(length, dtype=np.int64), n)
-        encodings = np.broadcast_to(np.asarray(encoding, dtype=np.int32), n)
+        lengths = _column(length, n, np.int64)
+        encodings = _column(encoding, n, np.int32)
         if np.any(chunk[1:] <= chunk[:-1]):
             order = np.argsort(chunk, kind="stable")
             chunk, sources, offsets = chunk[order], sources[order], offsets[order]
@@ -202,3 +203,9 @@ class ChunkTable:
         if not np.array_equal(self.offset[~inline], other.offset[~inline]):
             return False
         return all(self.inline_bytes(int(r)) == other.inline_bytes(int(r)) for r in np.flatnonzero(inline))
+
+
+def _column(value: npt.ArrayLike, n: int, dtype: type[Any]) -> npt.NDArray[Any]:
+    """A column of ``n`` rows, of one number for all or of one a row."""
+    column = np.asarray(value, dtype=dtype)
+    return np.full(n, column, dtype=dtype) if column.ndim == 0 else column.reshape(-1)

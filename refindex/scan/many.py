@@ -235,9 +235,12 @@ def _scanned(sources: Sequence[str], results: dict[str, Manifest | RefindexError
             failures.append(ReportEntry(source=where, path="/", status=Status.FAILED, reason=reason))
     if not manifests:
         first = failures[0]
-        raise FormatError(
-            f"none of {len(failures)} sources could be scanned; the first: {first.source}: {first.reason}"
-        )
+        errors = {type(result) for result in results.values() if not isinstance(result, Manifest)}
+        # All for one reason: that a caller would look for.
+        kind = errors.pop() if len(errors) == 1 else FormatError
+        if len(failures) == 1:
+            raise kind(f"{first.source}: {first.reason}")
+        raise kind(f"none of {len(failures)} sources could be scanned; the first: {first.source}: {first.reason}")
     return Scanned(manifests=manifests, failures=tuple(failures))
 
 

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from dataclasses import replace
 
 from refindex.access import urls
+from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import RangeReader, StorageOptions, describe_change, open_reader, reading
-from refindex.errors import FormatError, SourceError
-from refindex.model.manifest import Manifest
+from refindex.access.transport import RemoteStats
+from refindex.errors import FormatError, NotFoundError, RefindexError, SourceError
+from refindex.model.manifest import Manifest, Source
 from refindex.scan.hdf5 import SIGNATURE, scan_hdf5
 from refindex.scan.netcdf3 import scan_netcdf3
 from refindex.scan.zarr import ZIP_SIGNATURES, is_local_folder, is_store, scan_folder, scan_zip
+
+_LOOK = 1 << 14
+"""Bytes that are looked at to see what a remote file is."""
 
 _NETCDF3 = {1: "NetCDF classic", 2: "NetCDF 64-bit offset", 5: "NetCDF CDF-5"}
 
 
 def scan_source(
-    url: str, *, variables: Collection[str] | None = None, storage_options: StorageOptions = None
+    url: str,
+    *,
+    variables: Collection[str] | None = None,
+    storage_options: StorageOptions = None,
+    stats: RemoteStats | None = None,
+    blocks: RemoteBlocks | None = None,
 ) -> Manifest:
     """Index one file, whatever its format.
 
     The file's identity is taken before and after, so that one that changes meanwhile is not recorded as
     something it never was. A folder with Zarr metadata is listed before and after instead.
+
+    Parameters
+    ----------
+    stats:
+        Where the requests for remote files are counted.
+    blocks:
+        The file, if it is remote and already open.
 
     Raises
     ------
@@ -33,22 +51,62 @@ def scan_source(
     SourceError
         If it cannot be read, or changes while it is scanned.
     """
+    if not urls.is_local(url):
+        return _scan_remote(url, variables, storage_options, stats, blocks)
     if is_local_folder(url) and is_store(url):
         return scan_folder(url, variables=variables)
     reader = open_reader(url, storage_options)
     with reading(url, "looking at it"):
         before = reader.identity()
-        # To object stores, a folder is a name without bytes.
-        if before.size == 0 and not urls.is_local(url) and is_store(url, storage_options):
-            return scan_folder(url, variables=variables, storage_options=storage_options)
         kind = identify_format(url, reader, before.size)
     scan = scan_hdf5 if kind == "HDF5" else scan_zip if kind == "zip" else scan_netcdf3
     manifest = scan(before, variables=variables, storage_options=storage_options)
-    with reading(url, "looking at it again"):
-        after = open_reader(url, storage_options).identity()
+    return _unchanged(manifest, before, storage_options)
+
+
+def _scan_remote(
+    url: str,
+    variables: Collection[str] | None,
+    storage_options: StorageOptions,
+    stats: RemoteStats | None,
+    blocks: RemoteBlocks | None,
+) -> Manifest:
+    """The answers that bring the file's bytes also say which version they are of."""
+    try:
+        opened = blocks or RemoteBlocks.open(url, storage_options, stats=stats)
+    except RefindexError as error:
+        if may_be_folder(url, error) and is_store(url, storage_options):
+            return scan_folder(url, variables=variables, storage_options=storage_options)
+        raise
+    with contextlib.closing(opened):
+        # To some object stores, a folder is a name without bytes.
+        if opened.size == 0 and is_store(url, storage_options):
+            return scan_folder(url, variables=variables, storage_options=storage_options)
+        kind = identify_format(url, opened, opened.size)
+        before = opened.source
+        if kind == "zip":
+            manifest = scan_zip(before, variables=variables, storage_options=storage_options)
+            return _unchanged(manifest, before, storage_options)
+        scan = scan_hdf5 if kind == "HDF5" else scan_netcdf3
+        return scan(before, variables=variables, storage_options=storage_options, blocks=opened)
+
+
+def may_be_folder(url: str, error: RefindexError) -> bool:
+    """Whether a remote URL that cannot be opened as a file may be that of a folder; HTTP knows none."""
+    if url.partition("::")[0].startswith(("http://", "https://")):
+        return False
+    return isinstance(error, NotFoundError) or isinstance(error.__cause__, IsADirectoryError)
+
+
+def _unchanged(manifest: Manifest, before: Source, storage_options: StorageOptions) -> Manifest:
+    """The manifest, if its file is still what it was before the scan."""
+    with reading(before.url, "looking at it again"):
+        after = open_reader(before.url, storage_options).identity()
     change = describe_change(before, after)
     if change is not None:
-        raise SourceError(f"{urls.display(url)} changed while it was scanned: {change}; scan it when it is complete")
+        raise SourceError(
+            f"{urls.display(before.url)} changed while it was scanned: {change}; scan it when it is complete"
+        )
     return manifest if after == before else replace(manifest, sources=(after, *manifest.sources[1:]))
 
 
@@ -85,12 +143,18 @@ def is_source(url: str, storage_options: StorageOptions = None) -> bool:
     """Whether a URL names a file, or a folder, that a scanner knows by its content."""
     if is_local_folder(url):
         return is_store(url)
-    reader = open_reader(url, storage_options)
     try:
-        with reading(url, "looking at it"):
-            size = reader.identity().size
-            if size == 0 and not urls.is_local(url) and is_store(url, storage_options):
+        if urls.is_local(url):
+            reader = open_reader(url)
+            with reading(url, "looking at it"):
+                return identify_format(url, reader, reader.identity().size) != ""
+        with contextlib.closing(RemoteBlocks.open(url, storage_options, first=_LOOK, whole=0)) as blocks:
+            if blocks.size == 0 and is_store(url, storage_options):
                 return True
-            return identify_format(url, reader, size) != ""
+            return identify_format(url, blocks, blocks.size) != ""
     except FormatError:
         return False
+    except RefindexError as error:
+        if may_be_folder(url, error) and is_store(url, storage_options):
+            return True
+        raise

@@ -29,6 +29,13 @@ _WORTH = 0.75
 """A part of a chunk is read on its own where it takes less than this share of the chunk's bytes."""
 
 
+_DECODED = 16 << 20
+"""Bytes that one request decodes to, about, at most."""
+
+_LEAST = 1 << 16
+"""Requests grow to this many bytes, whatever they decode to."""
+
+
 class Decoders(Protocol):
     """Where decoders come from: they are kept from one selection to the next."""
 
@@ -165,6 +172,7 @@ def make_plan(
         if part is not None:
             parts[large] = part
     row, offset, length, first = _ranges(table, parts, found, which)
+    local, remote = (_divided(merging, table, found, which) for merging in (local, remote))
     near = here[row] if len(row) else np.zeros(0, dtype=bool)
     return Plan(
         node=node,
@@ -283,6 +291,14 @@ def _part(inside: Selection, decoder: Decoder, length: int, gap: int) -> Part | 
     if int(ends[-1]) > length or int((ends - begins).sum()) > _WORTH * length:
         return None
     return found
+
+
+def _divided(merging: Merging, table: ChunkTable, decoders: Sequence[Decoder], which: IntArray) -> Merging:
+    """Smaller requests where little is stored for much: what one thread decodes at a time takes memory, too."""
+    stored = int(table.length.sum())
+    decoded = int(np.array([d.nbytes for d in decoders], dtype=np.int64)[which].sum()) if len(which) else 0
+    limit = min(merging.limit, max(_LEAST, stored * _DECODED // max(1, decoded)))
+    return dataclasses.replace(merging, limit=limit)
 
 
 def _ranges(

@@ -15,6 +15,7 @@ from xarray.core import indexing
 
 from refindex.access import urls
 from refindex.access.files import Stale
+from refindex.model.grid import Runs
 from refindex.model.manifest import Node
 from refindex.serve.codec_pipeline import open_group
 from refindex.serve.opening import Opening, open_keys
@@ -56,8 +57,8 @@ class RefindexDataStore(AbstractDataStore):
             decoded = FillValueCoder.decode(attributes["_FillValue"], array.dtype)
             attributes["_FillValue"] = np.asarray(decoded).astype(array.dtype)[()]
         chunks = tuple(
-            edge if isinstance(edge, int) else tuple(n for n, count in edge for _ in range(count))
-            for edge in node.grid.edges
+            edge if isinstance(edge, int) else _clipped(edge, extent)
+            for edge, extent in zip(node.grid.edges, node.shape, strict=True)
         )
         encoding: dict[str, Any] = {"chunks": chunks, "source": str(self._group.store)}
         if node.grid.size > 1:
@@ -65,6 +66,13 @@ class RefindexDataStore(AbstractDataStore):
             encoding["preferred_chunks"] = dict(zip(node.dims, chunks, strict=True))
         data = indexing.LazilyIndexedArray(ZarrArrayWrapper(array))  # type: ignore[no-untyped-call]
         return xr.Variable(node.dims, data, attributes, encoding)
+
+
+def _clipped(runs: Runs, extent: int) -> tuple[int, ...]:
+    """Chunk lengths of a dimension as dask takes them: the last one ends where the array does."""
+    lengths = [n for n, count in runs for _ in range(count)]
+    over = sum(lengths) - extent
+    return (*lengths[:-1], lengths[-1] - over) if over < lengths[-1] else tuple(lengths)
 
 
 class RefindexBackendEntrypoint(BackendEntrypoint):

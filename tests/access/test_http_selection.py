@@ -121,9 +121,7 @@ def remote_store(server: Server, folder: Path, **options: Any) -> RefindexStore:
     )
     document = dumps({**array.json, "shape": [FILES, 60, 80]})
     sources = tuple(replace(part.sources[0], url=f"{server.url}/{n}.h5") for n, part in enumerate(parts))
-    manifest = replace(
-        parts[0], arrays={"v": replace(array, document=document, chunks=chunks)}, sources=sources
-    )
+    manifest = replace(parts[0], arrays={"v": replace(array, document=document, chunks=chunks)}, sources=sources)
     return RefindexStore(Opening(manifest=manifest, **options))
 
 
@@ -206,6 +204,8 @@ def test_a_changed_file(server: Server, folder: Path, expected: Any, selection: 
             for _ in range(2):  # it does not pass for checked when it is read again
                 with pytest.raises(refindex.StaleSourceError, match="size was 10000"):
                     open_group(other)["v"][selection]
+            with pytest.raises(refindex.StaleSourceError, match="size was 10000"):
+                other.keys.read("v/c/2/0/0")
         elif stale == "warn":
             with pytest.warns(UserWarning, match="size was 10000"):
                 open_group(other)["v"][selection]

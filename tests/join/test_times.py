@@ -192,7 +192,7 @@ def test_times_that_are_missing(tmp_path: Path, same_units: bool, dtypes: tuple[
         manifest = refindex.scan(paths, workers=1)
     except refindex.JoinError as error:
         assert "/when" in str(error)  # noqa: PT017
-        assert not same_units or dtypes[0] != dtypes[1]  # noqa: PT017
+        assert not same_units or dtypes[0] != dtypes[1]
         return
     with open_manifest(manifest) as actual:
         wanted = np.concatenate([decoded(path).when.values for path in paths])
@@ -234,7 +234,7 @@ def test_a_time_of_every_file_without_the_dimension(tmp_path: Path) -> None:
             st.sampled_from(["days", "hours", "minutes", "seconds"]),
             st.integers(1600, 2400),
             st.integers(1, 12),
-            st.lists(st.integers(-(10**6), 10**6), min_size=1, max_size=4),
+            st.lists(st.integers(-(10**5), 10**5), min_size=1, max_size=4),
         ),
         min_size=2,
         max_size=4,

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from refindex import ChunkTable, FormatError
 from refindex.model.chunks import INLINE
-from refindex.storage.parquet import concatenate
 
 ROWS = st.dictionaries(
     st.integers(0, 200),
@@ -25,7 +24,7 @@ def build(rows: dict[int, object]) -> ChunkTable:
     pointed = ChunkTable.from_columns(
         chunk=list(references), source=columns[:, 0], offset=columns[:, 1], length=columns[:, 2]
     )
-    return concatenate([pointed, ChunkTable.inline(list(inline.items()))])
+    return ChunkTable.concatenate([pointed, ChunkTable.inline(list(inline.items()))])
 
 
 def contents(table: ChunkTable) -> dict[int, object]:

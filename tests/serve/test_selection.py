@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refindex
+from refindex.access.ranges import LOCAL, Merging
+from refindex.serve import plan as plan_module
 from refindex.serve import reading as reading_module
 from refindex.serve import scatter as scatter_module
 from refindex.serve.codec_pipeline import RefindexCodecPipeline, open_group
@@ -62,7 +64,7 @@ def crafted(draw: st.DrawFn) -> dict[str, Any]:
         "dtype": dtype,
         "edges": tuple(draw(edges(extent)) for extent in shape),
         "filters": draw(st.sampled_from(list(FILTERS))),
-        "kinds": draw(st.just(["native"]) | st.lists(st.sampled_from(kinds), min_size=1, max_size=4)),
+        "kinds": draw(st.sampled_from([["native"], *([kind] for kind in kinds), kinds, ["native", "absent"]])),
         "sources": draw(st.integers(1, 3)),
         "shuffled": draw(st.booleans()),
         "gaps": draw(st.sampled_from([(0,), (0, 3), (0, 40_000)])),
@@ -87,10 +89,18 @@ def make(folder: str, how: dict[str, Any]) -> Craft:
     )
 
 
-@settings(max_examples=60)
-@given(how=crafted(), data=st.data())
-def test_every_selection_of_every_encoding(how: dict[str, Any], data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+def merging(gap: int, limit: int) -> dict[str, Merging]:
+    return dict.fromkeys(("local", "remote"), Merging(gap=gap, limit=limit))
+
+
+@settings(max_examples=150)
+@given(
+    how=crafted(), data=st.data(), gap=st.sampled_from([0, 3, 30, LOCAL.gap]), limit=st.sampled_from([1, LOCAL.limit])
+)
+def test_every_selection_of_every_encoding(how: dict[str, Any], data: st.DataObject, gap: int, limit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        # These chunks are small: parts of them are read on their own only if small gaps count.
+        patch.setattr(plan_module.make_plan, "__kwdefaults__", merging(gap, limit))
         made = make(folder, how)
         store = RefindexStore(Opening(manifest=made.manifest))
         array, plain = open_group(store)["a"], stock(store)
@@ -202,3 +212,26 @@ def test_what_zarr_refuses_is_refused(group: Any) -> None:
             group["cube"][selection]
     with pytest.raises(IndexError):
         group["cube"].vindex[np.array([60]), np.array([0]), np.array([0])]
+
+
+def test_references_that_were_not_asked_for_have_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from refindex.storage import MemoryReader
+
+    made = Craft(tmp_path, np.arange(100, dtype="<i4"), (10,), choose=iter(["native", "absent"] * 5).__next__, fill=7)
+    everything = made.manifest.arrays["a"].chunks
+    monkeypatch.setattr(MemoryReader, "find", lambda *_, **__: everything)
+    array = open_group(RefindexStore(Opening(manifest=made.manifest)))["a"]
+    for selection in (slice(10, 20), slice(25, 45), slice(0, 100, 7), slice(None)):
+        assert np.array_equal(array[selection], made.values[selection])
+
+
+def test_missing_chunks_are_reported_to_zarr(tmp_path: Path) -> None:
+    kinds = iter(["native", "absent", "native", "native"])
+    made = Craft(tmp_path, np.arange(40, dtype="<i4"), (10,), filters="deflate", choose=kinds.__next__, fill=7)
+    with zarr.config.set({"array.read_missing_chunks": False}):
+        array = open_group(RefindexStore(Opening(manifest=made.manifest)))["a"]
+        assert np.array_equal(array[3:7], made.values[3:7])  # from now on it is kept
+        for selection in (slice(12, 15), slice(5, 15), slice(3, 39)):
+            with pytest.raises(zarr.errors.ChunkNotFoundError, match=r"chunk 'c/1' \(grid position \(1,\)\)"):
+                array[selection]
+        assert np.array_equal(array[20:], made.values[20:])

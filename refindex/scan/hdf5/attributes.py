@@ -78,6 +78,9 @@ def read_value(attribute: h5a.AttrID) -> tuple[Any, str | None]:
     """
     datatype = attribute.get_type()
     kind = datatype.get_class()
+    found = _single(attribute, datatype, kind)
+    if found is not None:
+        return found
     space = attribute.get_space()
     if space.get_simple_extent_type() == h5s.NULL:
         return ("" if kind == h5t.STRING else []), None
@@ -99,6 +102,43 @@ def read_value(attribute: h5a.AttrID) -> tuple[Any, str | None]:
     native = out.astype(out.dtype.newbyteorder("="))
     value = native.item() if native.size == 1 else native.tolist()
     return value, native.dtype.name
+
+
+_PLAIN = tuple(
+    (kind, np.dtype(code))
+    for kind, code in (
+        (h5t.IEEE_F32LE, "<f4"),
+        (h5t.IEEE_F64LE, "<f8"),
+        (h5t.STD_I32LE, "<i4"),
+        (h5t.STD_I16LE, "<i2"),
+        (h5t.STD_I64LE, "<i8"),
+        (h5t.STD_I8LE, "i1"),
+        (h5t.STD_U8LE, "u1"),
+    )
+)
+
+
+def _single(attribute: h5a.AttrID, datatype: h5t.TypeID, kind: int) -> tuple[Any, str | None] | None:
+    """One number of a plain type, or one string of fixed size: what most attributes are, read without conversion.
+
+    None for all others. This takes a third of the time, which adds up where small files have many attributes.
+    """
+    size = datatype.get_size()
+    if attribute.get_storage_size() != size:
+        return None
+    if kind == h5t.STRING:
+        if datatype.is_variable_str() or datatype.get_strpad() == h5t.STR_SPACEPAD:
+            return None
+        raw = np.empty((), dtype=f"S{size}")
+        attribute.read(raw, mtype=datatype)
+        return text(raw.item().partition(b"\0")[0]), None
+    if kind in (h5t.INTEGER, h5t.FLOAT):
+        for plain, dtype in _PLAIN:
+            if datatype.equal(plain):
+                out = np.empty((), dtype=dtype)
+                attribute.read(out, mtype=plain)
+                return out.item(), dtype.name
+    return None
 
 
 def _shaped(flat: list[Any], shape: tuple[int, ...]) -> Any:

@@ -6,17 +6,18 @@ import contextlib
 import mmap
 import resource
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import fsspec
 import h5py
 import numpy as np
 import numpy.typing as npt
 from h5py import h5s
 
 from refindex.access import urls
+from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import StorageOptions, open_reader, reading
-from refindex.access.gather import Gatherer, LocalGatherer, RangeGatherer
+from refindex.access.gather import Gatherer, LocalGatherer
+from refindex.access.transport import RemoteStats
 from refindex.errors import FormatError, UnsupportedError
 from refindex.model.encoding import Filter
 from refindex.model.grid import ChunkGrid
@@ -55,9 +56,11 @@ class FileIndex:
         file: h5py.File,
         files: OpenFiles,
         note: str = "",
+        blocks: RemoteBlocks | None = None,
         storage_options: StorageOptions = None,
     ) -> None:
         self.file = file
+        self.blocks = blocks
         self.files = files
         self.note = note
         self.linked = False
@@ -138,7 +141,10 @@ class FileIndex:
             self._direct = joined, read_superblock(joined, joined=True)
         if self._direct is None:
             with contextlib.ExitStack() as stack:
-                gatherer = stack.enter_context(_open_gatherer(self.sources[0], self.storage_options))
+                if self.blocks is None:
+                    gatherer = stack.enter_context(_open_gatherer(self.sources[0]))
+                else:
+                    gatherer = self.blocks.gatherer()
                 self._direct = gatherer, read_superblock(gatherer, left_open=bool(self.note))
                 self._stack.push(stack.pop_all())
         return self._direct
@@ -170,10 +176,22 @@ class FileIndex:
 
 
 class OpenFiles:
-    """The files that one scan reads: the scanned one, and those that it names. Each is opened once."""
+    """The files that one scan reads: the scanned one, and those that it names. Each is opened once.
 
-    def __init__(self, storage_options: StorageOptions = None) -> None:
+    ``blocks`` are those of the scanned file, if it is remote; the requests of others are counted in ``stats``.
+    """
+
+    def __init__(
+        self,
+        storage_options: StorageOptions = None,
+        *,
+        blocks: RemoteBlocks | None = None,
+        stats: RemoteStats | None = None,
+    ) -> None:
         self._options = storage_options
+        self._blocks = blocks
+        self._stats = stats
+        self._remote: list[RemoteBlocks] = []
         self._stack = contextlib.ExitStack()
         self._kept: dict[str, FileIndex] = {}
         self._recent: OrderedDict[str, tuple[contextlib.ExitStack, FileIndex]] = OrderedDict()
@@ -214,33 +232,35 @@ class OpenFiles:
         self._recent[key] = stack, index
         return index
 
+    def finish(self) -> None:
+        """Raise for remote files that could not be read, or that changed: libhdf5 may have gone on without them."""
+        for blocks in self._remote:
+            blocks.finish()
+
     @contextlib.contextmanager
     def _open(self, url: str, source: Source | None) -> Iterator[FileIndex]:
-        if source is None:  # before it is read: what changes afterwards must be noticed
-            with reading(url, "looking at it"):
-                source = open_reader(url, self._options).identity()
         with contextlib.ExitStack() as stack:
-            file, note = stack.enter_context(opened(url, self._options))
-            index = FileIndex(source, file=file, files=self, note=note, storage_options=self._options)
+            blocks: RemoteBlocks | None = None
+            if not urls.is_local(url):
+                blocks = self._blocks if self._blocks is not None and self._blocks.url == url else None
+                if blocks is None:
+                    blocks = RemoteBlocks.open(url, self._options, stats=self._stats)
+                    stack.callback(blocks.close)
+                self._remote.append(blocks)
+                source = blocks.source
+            elif source is None:  # before it is read: what changes afterwards must be noticed
+                with reading(url, "looking at it"):
+                    source = open_reader(url, self._options).identity()
+            file, note = stack.enter_context(opened(url, blocks))
+            index = FileIndex(source, file=file, files=self, note=note, blocks=blocks, storage_options=self._options)
             stack.callback(index.close)
             yield index
 
 
 @contextlib.contextmanager
-def _open_gatherer(source: Source, storage_options: StorageOptions) -> Iterator[Gatherer]:
-    name = urls.display(source.url)
-    if urls.is_local(source.url):
-        with (
-            urls.local_path(source.url).open("rb") as opened,
-            mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
-        ):
-            yield LocalGatherer(mapping, name=name)
-        return
-    fs, path = fsspec.core.url_to_fs(source.url, **(storage_options or {}))
-
-    def read_ranges(offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
-        with reading(source.url, "reading a chunk index"):
-            stops = [offset + length for offset, length in zip(offsets, lengths, strict=True)]
-            return [bytes(b) for b in fs.cat_ranges([path] * len(offsets), list(offsets), stops, on_error="raise")]
-
-    yield RangeGatherer(read_ranges, name=name, size=source.size)
+def _open_gatherer(source: Source) -> Iterator[Gatherer]:
+    with (
+        urls.local_path(source.url).open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
+    ):
+        yield LocalGatherer(mapping, name=urls.display(source.url))

@@ -7,13 +7,14 @@ import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-import fsspec
 import h5py
 
 from refindex.access import urls
-from refindex.access.files import StorageOptions, reading
+from refindex.access.blocks import RemoteBlocks
+from refindex.access.files import reading
 from refindex.errors import FormatError, RefindexError, UnsupportedError
 from refindex.scan.hdf5.checksum import lookup3
+from refindex.scan.hdf5.collection import COLLECTION
 from refindex.scan.hdf5.family import pattern_of, read_family
 
 _LIBRARY_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError, OverflowError)
@@ -26,8 +27,8 @@ LEFT_OPEN = (
 
 
 @contextlib.contextmanager
-def opened(url: str, storage_options: StorageOptions) -> Iterator[tuple[h5py.File, str]]:
-    """A file open for reading by libhdf5, and a note for the report; local ones directly, others through fsspec.
+def opened(url: str, blocks: RemoteBlocks | None = None) -> Iterator[tuple[h5py.File, str]]:
+    """A file open for reading by libhdf5, and a note for the report; local ones directly, others from their ``blocks``.
 
     Raises
     ------
@@ -40,13 +41,12 @@ def opened(url: str, storage_options: StorageOptions) -> Iterator[tuple[h5py.Fil
     """
     with contextlib.ExitStack() as stack:
         where: Any
-        if urls.is_local(url):
+        if blocks is None:
             where = urls.local_path(url)
         else:
-            with reading(url, "opening"):
-                where = stack.enter_context(
-                    fsspec.open(url, "rb", **({"cache_type": "readahead"} | dict(storage_options or {})))
-                )
+            if not blocks.is_whole:
+                stack.enter_context(COLLECTION.paused())
+            where = stack.enter_context(blocks.file())
         note = ""
         try:
             file = stack.enter_context(h5py.File(where, "r"))
@@ -54,6 +54,8 @@ def opened(url: str, storage_options: StorageOptions) -> Iterator[tuple[h5py.Fil
             with reading(url, "opening"):
                 raise
         except _LIBRARY_ERRORS as error:
+            if blocks is not None:
+                blocks.check()  # libhdf5 does not say why it could not read
             if "already open for" in str(error):
                 file, note = _left_open(url, where, stack, error)
             else:

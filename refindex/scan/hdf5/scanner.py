@@ -13,6 +13,7 @@ from functools import partial
 from h5py import h5d
 
 from refindex.access import urls
+from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import StorageOptions
 from refindex.errors import FormatError, RefindexError, UnsupportedError
 from refindex.model.manifest import Array, Manifest, Node, ReportEntry, ScanReport, Source, Status
@@ -52,7 +53,11 @@ class _Scan:
 
 
 def scan_hdf5(
-    source: Source, *, variables: Collection[str] | None = None, storage_options: StorageOptions = None
+    source: Source,
+    *,
+    variables: Collection[str] | None = None,
+    storage_options: StorageOptions = None,
+    blocks: RemoteBlocks | None = None,
 ) -> Manifest:
     """Index one file.
 
@@ -62,6 +67,8 @@ def scan_hdf5(
         The file's URL and identity.
     variables:
         Names or paths of the arrays wanted, with the coordinates of their dimensions; None for all.
+    blocks:
+        The file, if it is remote and already open.
 
     Raises
     ------
@@ -70,16 +77,20 @@ def scan_hdf5(
     SourceError
         If it cannot be read.
     """
-    with OpenFiles(storage_options) as files:
+    with OpenFiles(storage_options, blocks=blocks, stats=None if blocks is None else blocks.stats) as files:
         index = files.keep(source.url, source)
         scan = _Scan(source=source, where=urls.display(source.url), index=index)
         if index.note:
             scan.report("", Status.NOTE, index.note)
         try:
-            return _scan_file(scan, variables)
+            manifest = _scan_file(scan, variables)
+            files.finish()
+            return manifest
         except RefindexError:
             raise
         except _LIBRARY_ERRORS as error:
+            if index.blocks is not None:
+                index.blocks.check()
             raise FormatError(f"{urls.display(source.url)}: libhdf5 cannot walk through it: {error}") from error
 
 

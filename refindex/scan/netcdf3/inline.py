@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Buffer, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 
 from refindex.access import urls
-from refindex.access.files import RangeReader, StorageOptions, reading
-from refindex.access.gather import COALESCE_GAP, RangeGatherer, Ranges
+from refindex.access.blocks import RemoteBlocks
+from refindex.access.files import RangeReader, reading
+from refindex.access.gather import COALESCE_GAP, Gatherer, Ranges
 from refindex.errors import SourceError
 from refindex.model.manifest import Source
 from refindex.scan.netcdf3.layout import Placed
@@ -43,7 +43,7 @@ class _Slabs:
 
 
 def read_inline(
-    variables: Sequence[Placed], *, source: Source, reader: RangeReader, head: bytes, storage_options: StorageOptions
+    variables: Sequence[Placed], *, source: Source, reader: RangeReader | RemoteBlocks, head: bytes
 ) -> list[bytes]:
     """The values of variables, each as one piece. ``head`` is the start of the file, as far as it is known.
 
@@ -61,7 +61,7 @@ def read_inline(
             parts[number].append(_pick(memoryview(head)[placed.offset :], placed, placed.count))
         else:
             rest.append(number)
-    gather = _local(source, reader) if local else _remote(source, storage_options)
+    gather = _remote(reader.gatherer()) if isinstance(reader, RemoteBlocks) else _local(source, reader)
     for round_ in _rounds(_slabs(variables, rest, gap)):
         with reading(source.url, "reading small variables and coordinates"):
             blocks = gather([slabs.ranges for slabs in round_])
@@ -136,14 +136,6 @@ def _local(source: Source, reader: RangeReader) -> Gather:
     return gather
 
 
-def _remote(source: Source, storage_options: StorageOptions) -> Gather:
+def _remote(gatherer: Gatherer) -> Gather:
     """Ranges near to each other in one request, all requests at a time."""
-
-    fs, path = fsspec.core.url_to_fs(source.url, **(storage_options or {}))
-
-    def read_ranges(offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
-        stops = [offset + length for offset, length in zip(offsets, lengths, strict=True)]
-        return [bytes(b) for b in fs.cat_ranges([path] * len(offsets), list(offsets), stops, on_error="raise")]
-
-    gatherer = RangeGatherer(read_ranges, name=urls.display(source.url), size=source.size)
     return lambda asked: [block.tobytes() for block in gatherer.gather(asked)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from refindex.access import urls
+from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import StorageOptions, open_reader, reading
 from refindex.errors import FormatError, UnsupportedError
 from refindex.model.manifest import Array, Manifest, Node, ReportEntry, ScanReport, Source, Status
@@ -47,7 +48,11 @@ class _Scan:
 
 
 def scan_netcdf3(
-    source: Source, *, variables: Collection[str] | None = None, storage_options: StorageOptions = None
+    source: Source,
+    *,
+    variables: Collection[str] | None = None,
+    storage_options: StorageOptions = None,
+    blocks: RemoteBlocks | None = None,
 ) -> Manifest:
     """Index one NetCDF classic file.
 
@@ -57,6 +62,8 @@ def scan_netcdf3(
         The file's URL and identity.
     variables:
         Names of the variables wanted, with the coordinates of their dimensions; None for all.
+    blocks:
+        The file, if it is remote and already open.
 
     Raises
     ------
@@ -68,7 +75,9 @@ def scan_netcdf3(
         If it cannot be read.
     """
     name = urls.display(source.url)
-    reader = open_reader(source.url, storage_options)
+    if blocks is None and not urls.is_local(source.url):
+        blocks = RemoteBlocks.open(source.url, storage_options)
+    reader = open_reader(source.url) if blocks is None else blocks
     with reading(source.url, "reading its header"):
         header = read_header(reader.read, name=name, size=source.size)
     layout = lay_out(header, name=name, size=source.size)
@@ -77,7 +86,7 @@ def scan_netcdf3(
     wanted = _servable(scan, _selected(header, layout, variables))
     dims = _dimension_names(scan, header, wanted)
     kept = [placed for placed, names in zip(wanted, dims, strict=True) if _is_kept(placed, names)]
-    data = read_inline(kept, source=source, reader=reader, head=header.head, storage_options=storage_options)
+    data = read_inline(kept, source=source, reader=reader, head=header.head)
     inline = {placed.variable.name: values for placed, values in zip(kept, data, strict=True)}
     for placed, names in zip(wanted, dims, strict=True):
         path = placed.variable.name
@@ -85,6 +94,8 @@ def scan_netcdf3(
         _add(scan, placed, names, keep(placed, values) if values or not nbytes(placed) else refer(placed))
     if variables is None:
         _report_dimensions(scan, header)
+    if blocks is not None:
+        blocks.finish()
     return Manifest(
         groups={"": root},
         arrays=scan.arrays,

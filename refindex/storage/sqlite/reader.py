@@ -129,8 +129,11 @@ class SQLiteReader:
         """Whether the rows of this version may have gone under a query: looked at behind it, so that none was lost."""
         if self.version < 0 or (seen := self._data_version()) == self._seen:
             return False
-        self._seen = seen
-        return not self._db.execute("SELECT 1 FROM version WHERE version = ?", (self.version,)).fetchall()
+        expired = not self._db.execute("SELECT 1 FROM version WHERE version = ?", (self.version,)).fetchall()
+        if not expired:
+            # An expired version is not to be forgotten: every later query would find no rows, and call them absent.
+            self._seen = seen
+        return expired
 
     def _rows(self, table: str, order: str = "") -> list[dict[str, Any]]:
         names = database.COLUMNS[table]
