@@ -18,6 +18,7 @@ from refindex.access import urls
 from refindex.errors import NotFoundError
 from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Manifest, Node, ScanReport, Source
+from refindex.serve.codec_pipeline import open_group
 from refindex.serve.keys import ManifestKeys
 from refindex.serve.lazy import LazyArray, transform_from_json
 from refindex.serve.opening import Opening
@@ -71,9 +72,8 @@ class Archive(AbstractContextManager["Archive"]):
 
     @cached_property
     def group(self) -> zarr.Group:
-        """The root group, read through stock zarr-python."""
-        with quiet(), zarr.config.set({"array.rectilinear_chunks": True}):
-            return zarr.open_group(self.store, mode="r", zarr_format=3)
+        """The root group, as zarr-python's own; its arrays are read by one plan a selection."""
+        return open_group(self.store)
 
     def __getitem__(self, path: str) -> LazyArray:
         """An array as a lazy one: selections compose, and read nothing until values are asked for.

@@ -11,6 +11,7 @@ import asyncio
 import io
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -276,20 +277,29 @@ class RemoteBlocks:
         """Several ranges in one request, if the server can; what is missing then is asked for one by one."""
         answers: list[Answer] = []
         if self._transport.many is not False and len(group) > 1:
+            doing = f"reading {len(group)} ranges from byte {group[0][0]} on"
             try:
                 answers = await self._attempt(
-                    lambda: self._transport.get_many(group),
-                    f"reading {len(group)} ranges from byte {group[0][0]} on",
-                    sum(stop - start for start, stop in group),
+                    partial(self._try_many, group), doing, sum(stop - start for start, stop in group)
                 )
-                self._transport.many = True
-            except MultipartError:
-                self._transport.many = False
+            except SourceError:
+                if self._transport.many:
+                    raise
+                self._transport.many = False  # also those that cut the connection: one by one will tell
         came = Segments()
         for answer in answers:
             came.add(answer.start, answer.data)
         left = _merged(came.missing(group), _SINGLY)
         return answers + list(await asyncio.gather(*(self._get(*span) for span in left)))
+
+    async def _try_many(self, group: Sequence[Span]) -> list[Answer]:
+        try:
+            answers = await self._transport.get_many(group)
+        except MultipartError:
+            self._transport.many = False
+            return []
+        self._transport.many = True
+        return answers
 
     async def _get(self, start: int, stop: int) -> Answer:
         doing = f"reading bytes {start} to {stop - 1}"

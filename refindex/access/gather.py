@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from refindex.errors import FormatError, SourceError
+from refindex.errors import FormatError, SourceError, UnsupportedError
 
 type Block = npt.NDArray[np.uint8]
 type ReadRanges = Callable[[Sequence[int], Sequence[int]], Sequence[Buffer]]
@@ -133,6 +133,36 @@ def drive[T](walk: Walk[T], gatherer: Gatherer) -> T:
         return result
     finally:
         walk.close()
+
+
+def drive_together(walks: Sequence[Walk[None]], gatherer: Gatherer, *, most: int) -> None:
+    """Run walks side by side, so that those bytes of all of them that can be named now are one round.
+
+    For a gatherer that keeps what it has fetched. A walk that comes upon damage, or asks for more than is left of
+    ``most`` bytes, is let go: whoever needs its result runs it again, and gets the error.
+    """
+    left = most
+    running: list[tuple[Walk[None], Round]] = []
+    waiting: list[tuple[Walk[None], Sequence[Block] | None]] = [(walk, None) for walk in walks]
+    while waiting:
+        running = []
+        for walk, blocks in waiting:
+            try:
+                asked = next(walk) if blocks is None else walk.send(blocks)
+                check_ranges(asked, gatherer.name, gatherer.size)
+            except (StopIteration, FormatError, UnsupportedError):
+                continue
+            left -= sum(ranges.nbytes for ranges in asked)
+            if left < 0:
+                walk.close()
+                left = 0
+                continue
+            running.append((walk, asked))
+        found = gatherer.gather([ranges for _, asked in running for ranges in asked]) if running else ()
+        waiting, at = [], 0
+        for walk, asked in running:
+            waiting.append((walk, found[at : at + len(asked)]))
+            at += len(asked)
 
 
 def check_ranges(asked: Round, name: str, size: int) -> None:

@@ -122,6 +122,7 @@ class _Join:
     digests: dict[str, str] = field(init=False, default_factory=dict)
     differing: dict[str, str] = field(init=False, default_factory=dict)
     taken: set[str] = field(init=False, default_factory=set)
+    unequal: dict[tuple[str, int], list[int]] = field(init=False, default_factory=dict)
 
     def run(self, *, repeat: bool) -> Joined:
         members = self.members
@@ -135,6 +136,12 @@ class _Join:
             self.findings.check()
         # Values are compared even where something stands in the way already: all of it is to be said at once.
         uses = {path: self._uses(path) for path in self.plans}
+        for (path, one), others in self.unequal.items():
+            names = some([self.members[n].name for n in others])
+            self.findings.bar(
+                f"/{path}: values differ between {self.members[one].name} and {names}; pass on_difference='first' "
+                "(--on-difference first) to take those of the first file, or 'stack' to keep all"
+            )
         if self.differing and self.options.on_difference == "stack" and repeat:
             return self._repeated()
         self.findings.check()
@@ -310,10 +317,7 @@ class _Join:
                 f"values differ between {names}: stacked along {next(iter(self.dims))}",
             )
             return
-        self.findings.bar(
-            f"/{plan.path}: values differ between {names}; pass on_difference='first' (--on-difference first) to take "
-            "those of the first file, or 'stack' to keep all"
-        )
+        self.unequal.setdefault((plan.path, one), []).append(other)
 
     def _is_cheap(self, plan: ArrayPlan, one: int, other: int) -> bool:
         """Whether two files' values are in their manifests, and can be compared without reading the files."""
@@ -514,14 +518,7 @@ class _Join:
         covered = {cell for use in uses for cell in self._cells_of(use.member, joined)} if joined else {()}
         if plan.dtype is None or not joined or len(covered) >= places:
             return own
-        if plan.unpacked or (plan.dtype.kind in "fc" and "_FillValue" not in plan.attributes):
-            return plan.dtype.type(np.nan)
-        declared = plan.attributes.get("_FillValue")
-        if declared is not None and plan.dtype.kind in "iub":
-            return plan.dtype.type(declared)
-        if declared is not None and plan.dtype.kind == "f":
-            return plan.dtype.type(numeric_attributes(plan.variants.nodes[uses[0].kind])["_FillValue"])
-        return own
+        return plan.missing(uses[0].kind)
 
     def _entries(
         self, plan: ArrayPlan, uses: Sequence[Use], axes: Sequence[JoinedDim | None], joined: JoinedReferences

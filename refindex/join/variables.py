@@ -91,6 +91,19 @@ class ArrayPlan:
             return self.dtype.type(0)  # times have no gaps: nothing is filled
         return self.convert(fill, kind)[0]
 
+    def missing(self, kind: int) -> Any:
+        """What a place that no file has reads as: a missing value, where the type and the attributes have one."""
+        if self.dtype is None:
+            return self.fill_of(kind)
+        if self.unpacked or (self.dtype.kind in "fc" and "_FillValue" not in self.attributes):
+            return self.dtype.type(np.nan)
+        declared = self.attributes.get("_FillValue")
+        if declared is not None and self.dtype.kind in "iub":
+            return self.dtype.type(declared)
+        if declared is not None and self.dtype.kind == "f":
+            return self.dtype.type(numeric_attributes(self.variants.nodes[kind])["_FillValue"])
+        return self.fill_of(kind)
+
 
 def plan_array(
     path: str, variants: Variants, members: Sequence[Member], findings: Findings, *, missing: bool = False

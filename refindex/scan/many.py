@@ -17,10 +17,13 @@ import fsspec
 from loky import ProcessPoolExecutor
 
 from refindex.access import urls
+from refindex.access.ahead import opened_ahead
+from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import StorageOptions, reading
+from refindex.access.transport import RemoteStats
 from refindex.errors import FormatError, NotFoundError, RefindexError
 from refindex.model.manifest import Manifest, ReportEntry, Status, unite
-from refindex.scan.registry import scan_source
+from refindex.scan.registry import may_be_folder, scan_source
 from refindex.scan.zarr import MARKERS, is_store, stores_among
 
 SUFFIXES = (".nc", ".nc4", ".h5", ".hdf5", ".hdf", ".he5", ".h5netcdf", ".cdf", ".netcdf", ".zarr.zip")
@@ -172,8 +175,9 @@ def scan_many(
     storage_options: StorageOptions = None,
     strict: bool = False,
     progress: ProgressCallback | None = None,
+    stats: RemoteStats | None = None,
 ) -> Scanned:
-    """Scan files, each by itself.
+    """Scan files, each by itself. What remote ones cost is added to ``stats``.
 
     Raises
     ------
@@ -181,6 +185,7 @@ def scan_many(
         With ``strict``, the first failure; without, if all files fail.
     """
     start = time.monotonic()
+    stats = RemoteStats() if stats is None else stats
     results: dict[str, Manifest | RefindexError] = {}
     failed = references = 0
 
@@ -206,19 +211,22 @@ def scan_many(
             )
 
     if executor is not None:
-        lost = _in_executor(executor, sources, finished, variables, storage_options, batch=1, cancel=True)
+        lost = _in_executor(executor, sources, finished, variables, storage_options, stats, batch=1, cancel=True)
         for url in lost:
             finished(url, FormatError(f"{urls.display(url)}: the worker that scanned it, or one beside it, died"))
     elif workers is not None and workers > 1:
-        _in_processes(workers, sources, finished, variables, storage_options)
+        _in_processes(workers, sources, finished, variables, storage_options, stats)
     else:
         cores = len(os.sched_getaffinity(0))
-        for done, url in enumerate(sources):
-            left = (time.monotonic() - start) / max(done, 1) * (len(sources) - done)
-            if workers is None and cores > 1 and left > _PATIENCE and len(sources) - done > cores:
-                _in_processes(cores, sources[done:], finished, variables, storage_options)
-                break
-            finished(url, _try_scan(url, variables, storage_options))
+        with contextlib.closing(_scan_here(sources, variables, storage_options, stats)) as scans:
+            for done, (url, result) in enumerate(scans, 1):
+                finished(url, result)
+                left = (time.monotonic() - start) / done * (len(sources) - done)
+                if workers is None and cores > 1 and left > _PATIENCE and len(sources) - done > cores:
+                    break
+        if len(results) < len(sources):
+            rest = [url for url in sources if url not in results]
+            _in_processes(cores, rest, finished, variables, storage_options, stats)
     return _scanned(sources, results)
 
 
@@ -244,18 +252,44 @@ def _scanned(sources: Sequence[str], results: dict[str, Manifest | RefindexError
     return Scanned(manifests=manifests, failures=tuple(failures))
 
 
-def _try_scan(url: str, variables: Collection[str] | None, storage_options: StorageOptions) -> Manifest | RefindexError:
+def _try_scan(
+    url: str,
+    variables: Collection[str] | None,
+    storage_options: StorageOptions,
+    stats: RemoteStats,
+    opened: RemoteBlocks | RefindexError | None = None,
+) -> Manifest | RefindexError:
     try:
-        return scan_source(url, variables=variables, storage_options=storage_options)
+        if isinstance(opened, RefindexError):
+            if not may_be_folder(url, opened):
+                raise opened
+            opened = None
+        return scan_source(url, variables=variables, storage_options=storage_options, stats=stats, blocks=opened)
     except RefindexError as error:
         # The chained cause may not travel between processes; its text is in the message.
         return type(error)(str(error))
 
 
-def _scan_batch(
-    batch: Sequence[str], variables: Collection[str] | None, storage_options: StorageOptions
-) -> list[tuple[str, Manifest | RefindexError]]:
-    return [(url, _try_scan(url, variables, storage_options)) for url in batch]
+def _scan_here(
+    sources: Sequence[str], variables: Collection[str] | None, storage_options: StorageOptions, stats: RemoteStats
+) -> Iterator[tuple[str, Manifest | RefindexError]]:
+    """Scan in this process, local files first; of remote ones, the next are fetched while one is scanned."""
+    remote = []
+    for url in sources:
+        if urls.is_local(url):
+            yield url, _try_scan(url, variables, storage_options, stats)
+        else:
+            remote.append(url)
+    for url, opened in opened_ahead(remote, storage_options, stats=stats):
+        yield url, _try_scan(url, variables, storage_options, stats, opened)
+
+
+type _Batch = tuple[list[tuple[str, Manifest | RefindexError]], RemoteStats]
+
+
+def _scan_batch(batch: Sequence[str], variables: Collection[str] | None, storage_options: StorageOptions) -> _Batch:
+    stats = RemoteStats()
+    return list(_scan_here(batch, variables, storage_options, stats)), stats
 
 
 def _ignore_interrupts() -> None:
@@ -282,6 +316,7 @@ def _in_executor(
     finished: Callable[[str, Manifest | RefindexError], None],
     variables: Collection[str] | None,
     storage_options: StorageOptions,
+    stats: RemoteStats,
     *,
     batch: int,
     cancel: bool,
@@ -296,7 +331,9 @@ def _in_executor(
     try:
         for future in as_completed(futures):
             try:
-                for url, result in future.result():
+                scans, cost = future.result()
+                stats.merge(cost)
+                for url, result in scans:
                     finished(url, result)
             except BrokenExecutor:
                 lost.extend(futures[future])
@@ -314,13 +351,14 @@ def _in_processes(
     finished: Callable[[str, Manifest | RefindexError], None],
     variables: Collection[str] | None,
     storage_options: StorageOptions,
+    stats: RemoteStats,
 ) -> None:
     batch = max(1, min(16, len(sources) // (count * 8)))
-    lost = _with_pool(count, sources, finished, variables, storage_options, batch=batch)
+    lost = _with_pool(count, sources, finished, variables, storage_options, stats, batch=batch)
     for url in lost:
         # A file can take libhdf5, and with it the worker, down: each of the lost ones gets a process of its own,
         # so that the one to blame is named and the others are scanned.
-        if _with_pool(1, [url], finished, variables, storage_options, batch=1):
+        if _with_pool(1, [url], finished, variables, storage_options, stats, batch=1):
             finished(
                 url,
                 FormatError(f"{urls.display(url)}: the process that scanned it crashed: the file is damaged"),
@@ -333,13 +371,14 @@ def _with_pool(
     finished: Callable[[str, Manifest | RefindexError], None],
     variables: Collection[str] | None,
     storage_options: StorageOptions,
+    stats: RemoteStats,
     *,
     batch: int,
 ) -> list[str]:
     pool = ProcessPoolExecutor(max_workers=count, initializer=_ignore_interrupts)
     try:
         # Ending our own pool kills its workers: there is nothing to cancel, and loky stumbles over cancelled work.
-        lost = _in_executor(pool, sources, finished, variables, storage_options, batch=batch, cancel=False)
+        lost = _in_executor(pool, sources, finished, variables, storage_options, stats, batch=batch, cancel=False)
     except BaseException:
         pool.shutdown(wait=True, kill_workers=True)
         raise

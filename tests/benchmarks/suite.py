@@ -259,7 +259,12 @@ def _join(files: int) -> tuple[Table, ...]:
             ),
             Case(label="refindex, the join alone", work="joins:join_only"),
             Case(label="kerchunk MultiZarrToZarr, JSON", work="kerchunk_peer:join", needs=KERCHUNK),
-            Case(label="VirtualiZarr + xr.concat, JSON", work="virtualizarr_peer:join", needs=VIRTUALIZARR),
+            Case(
+                label="VirtualiZarr open_virtual_mfdataset, JSON",
+                work="virtualizarr_peer:join_by_coordinates",
+                needs=VIRTUALIZARR,
+            ),
+            Case(label="VirtualiZarr + xr.concat unseen, JSON", work="virtualizarr_peer:join", needs=VIRTUALIZARR),
         ),
         per="ms/file",
         units=files,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
@@ -245,14 +246,7 @@ def test_groups_with_dimensions_of_their_own(tmp_path: Path) -> None:
             "hourly/y": Var(dims=("time", "lat"), values=np.random.default_rng(n).random((4, 3))),
             "flat/w": Var(dims=("time", "m"), values=np.random.default_rng(n).random((2, 800))),
         }
-        path = tmp_path / f"{n}.nc"
-        import netCDF4
-
-        with netCDF4.Dataset(path, "w") as file:  # the group's own time, beside the one of the root
-            group = file.createGroup("hourly")
-            group.createDimension("time", 4)
-        del netCDF4
-        paths.append(_write_groups(path, variables))
+        paths.append(_write_groups(tmp_path / f"{n}.nc", variables))
     manifest = refindex.scan(paths, workers=1)
     for group, names in (("", ("x", "time")), ("hourly", ("y", "time")), ("flat", ("w",))):
         wanted = xr.concat([decoded(path, group=group or None) for path in paths], "time", data_vars="minimal")
@@ -261,8 +255,6 @@ def test_groups_with_dimensions_of_their_own(tmp_path: Path) -> None:
 
 
 def _write_groups(path: Path, variables: Mapping[str, Var]) -> Path:
-    import netCDF4
-
     with netCDF4.Dataset(path, "w") as file:
         file.createDimension("time", 2)
         file.createDimension("lat", 3)

@@ -244,7 +244,7 @@ def test_more_sources_than_may_be_open(tmp_path: Path, monkeypatch: pytest.Monke
         with h5py.File(tmp_path / f"f{i}.h5", "w") as f:
             f["d"] = np.full(5000, i)
     monkeypatch.setattr(files, "_MAX_OPEN", 3)
-    manifest = refindex.scan(tmp_path, workers=1)
+    manifest = refindex.scan(tmp_path, workers=1, join=False)
     manifest.save(tmp_path / "a.refindex")
     with refindex.open(tmp_path / "a.refindex") as archive:
         assert np.all(archive.group["f0/d"][...] == 0)

@@ -6,23 +6,23 @@ import contextlib
 import mmap
 import resource
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import h5py
 import numpy as np
 import numpy.typing as npt
-from h5py import h5s
+from h5py import h5d, h5s
 
 from refindex.access import urls
-from refindex.access.blocks import RemoteBlocks
+from refindex.access.blocks import KEPT, RemoteBlocks
 from refindex.access.files import StorageOptions, open_reader, reading
-from refindex.access.gather import Gatherer, LocalGatherer
+from refindex.access.gather import Gatherer, LocalGatherer, drive_together
 from refindex.access.transport import RemoteStats
 from refindex.errors import FormatError, UnsupportedError
 from refindex.model.encoding import Filter
 from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Source
-from refindex.scan.hdf5.chunk_index import read_chunks
+from refindex.scan.hdf5.chunk_index import index_walk, read_chunks
 from refindex.scan.hdf5.chunks import StoredChunks, iterate_chunks, one_unlimited_behind_first
 from refindex.scan.hdf5.family import read_family
 from refindex.scan.hdf5.object_header import read_layout
@@ -127,6 +127,33 @@ class FileIndex:
             length=columns.length,
             mask=columns.filter_mask.astype(np.int64),
         )
+
+    def fetch_indexes(self, datasets: Sequence[Found]) -> None:
+        """Fetch the chunk indexes of datasets of a remote file side by side: one after the other, each level of each
+        would be a round trip. What cannot be fetched so is left to whoever needs it."""
+        if self.blocks is None or self.blocks.is_whole:
+            return
+        try:
+            gatherer, superblock = self.direct()
+        except (FormatError, UnsupportedError):
+            return
+        walks = []
+        for found in datasets:
+            creation = found.id.get_create_plist()
+            if creation.get_layout() != h5d.CHUNKED:
+                continue
+            shape = tuple(found.id.shape)
+            maxima = tuple(found.id.get_space().get_simple_extent_dims(True))
+            walks.append(
+                index_walk(
+                    superblock,
+                    found.address + superblock.base_address,
+                    shape=shape,
+                    max_shape=tuple(None if n == h5s.UNLIMITED else n for n in maxima),
+                    filtered=creation.get_nfilters() > 0,
+                )
+            )
+        drive_together(walks, gatherer, most=KEPT // 2)
 
     def direct(self) -> tuple[Gatherer, Superblock]:
         """What reads the file without libhdf5.

@@ -73,8 +73,13 @@ def read_layout(gatherer: Gatherer, superblock: Superblock, header_address: int,
     The address is absolute: add ``superblock.base_address`` to what libhdf5's object info says.
     Raises FormatError if the header is damaged or has no layout message (it is not a dataset).
     """
+    return drive(layout_walk(superblock, header_address, verify=verify), gatherer)
+
+
+def layout_walk(superblock: Superblock, header_address: int, *, verify: bool = False) -> Walk[Layout]:
+    """The walk behind :func:`read_layout`."""
     space = superblock.space
-    for message in read_messages(gatherer, space, header_address, verify=verify):
+    for message in (yield from header_walk(space, header_address, verify=verify)):
         if message.kind == LAYOUT_MESSAGE:
             if message.shared:
                 raise UnsupportedError(

@@ -6,6 +6,7 @@ served goes into the report with its path and the reason, and never takes the re
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from h5py import h5d
 from refindex.access import urls
 from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import StorageOptions
-from refindex.errors import FormatError, RefindexError, UnsupportedError
+from refindex.errors import FormatError, RefindexError, SourceError, UnsupportedError
 from refindex.model.manifest import Array, Manifest, Node, ReportEntry, ScanReport, Source, Status
 from refindex.model.zarr_v3 import dumps, group_document
 from refindex.scan.cf import Attributes
@@ -105,6 +106,7 @@ def _scan_file(scan: _Scan, variables: Collection[str] | None) -> Manifest:
         scan.report(path, Status.NOTE, note)
     wanted = _selected(found.datasets, dimensions, variables)
     names = _consistent_names(wanted, dimensions, scan)
+    _fetch_indexes(wanted)
     for dataset in wanted:
         _add_dataset(scan, dataset, dimensions[dataset.origin.url], names[dataset.path])
     groups = scan.groups
@@ -116,6 +118,16 @@ def _scan_file(scan: _Scan, variables: Collection[str] | None) -> Manifest:
         sources=tuple(scan.index.sources),
         report=ScanReport(entries=tuple(scan.entries)),
     )
+
+
+def _fetch_indexes(datasets: list[Found]) -> None:
+    by_file: dict[str, dict[int, Found]] = {}
+    for found in datasets:
+        by_file.setdefault(found.origin.url, {})[found.address] = found
+    for members in by_file.values():
+        each = list(members.values())
+        with contextlib.suppress(SourceError, *_LIBRARY_ERRORS):  # each dataset by itself will say what is wrong
+            each[0].origin.fetch_indexes(each)
 
 
 def _read_dimensions(datasets: list[Found]) -> dict[str, Dimensions]:

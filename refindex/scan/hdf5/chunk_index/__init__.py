@@ -32,9 +32,10 @@ from refindex.scan.hdf5.chunk_index.columns import (
 )
 from refindex.scan.hdf5.fields import Signed
 from refindex.scan.hdf5.layout_message import ChunkIndexType, Layout
+from refindex.scan.hdf5.object_header import layout_walk
 from refindex.scan.hdf5.superblock import Superblock
 
-__all__ = ["ALL_FILTERS_MASKED", "ChunkColumns", "read_chunks"]
+__all__ = ["ALL_FILTERS_MASKED", "ChunkColumns", "index_walk", "read_chunks"]
 
 _WALKS: dict[ChunkIndexType, Callable[[Indexed], Walk[RawColumns]]] = {
     ChunkIndexType.BTREE_V1: btree_v1.walk,
@@ -85,6 +86,29 @@ def read_chunks(
     if target is None:
         return _checked(concatenate([], len(shape)), None)
     return _checked(drive(_WALKS[target.chunking.index](target), gatherer), target)
+
+
+def index_walk(
+    superblock: Superblock,
+    header_address: int,
+    *,
+    shape: Sequence[int],
+    max_shape: Sequence[int | None],
+    filtered: bool,
+) -> Walk[None]:
+    """What :func:`read_layout` and :func:`read_chunks` will ask for: a walk to fetch it, whose result is not wanted."""
+    layout = yield from layout_walk(superblock, header_address)
+    target = _target(
+        superblock,
+        layout,
+        shape=tuple(shape),
+        max_shape=tuple(max_shape),
+        filtered=filtered,
+        chunk_nbytes=None,
+        verify=False,
+    )
+    if target is not None:
+        yield from _WALKS[target.chunking.index](target)
 
 
 def _target(
