@@ -147,6 +147,16 @@ def test_append_what_differs(archive: Path, tmp_path: Path, how: str) -> None:
     check(archive, paths, fresh=how != "time")
 
 
+def test_append_another_packing(archive: Path, tmp_path: Path) -> None:
+    """What was served packed is served unpacked from then on, the first chunks as well."""
+    paths = series(tmp_path, dtype="i2", scale=0.1)
+    refindex.scan(paths, workers=1).save(archive)
+    for start, scale in ((16, 0.25), (8, 0.1)):
+        paths.append(write(tmp_path / f"{start:03d}.nc", start, dtype="i2", scale=scale))
+        refindex.append(archive, paths[-1], workers=1)
+        check(archive, paths)
+
+
 def test_append_other_units_of_time(archive: Path, tmp_path: Path) -> None:
     paths = series(tmp_path)
     refindex.scan(paths, workers=1).save(archive)
@@ -271,15 +281,18 @@ def test_tiles_that_come_one_by_one(archive: Path, tmp_path: Path) -> None:
         assert int(np.isnan(actual.x.values).sum()) == (4 * 3 * 120 if n % 2 else 0)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "i2", "i4"])
 @pytest.mark.parametrize("gone", [(0, 0), (4, 1), (8, 0)])
-def test_a_tile_that_goes(archive: Path, tmp_path: Path, gone: tuple[int, int]) -> None:
-    paths = tiles(tmp_path)
+def test_a_tile_that_goes(archive: Path, tmp_path: Path, gone: tuple[int, int], dtype: str) -> None:
+    """Its place reads as missing, never as a number that could be a value."""
+    paths = tiles(tmp_path, dtype=dtype)
     refindex.scan(list(paths.values()), workers=1).save(archive)
     refindex.remove(archive, paths[gone])
     left = [path for at, path in paths.items() if at != gone]
     actual = check(archive, left, fresh=False)
     hole = actual.x.values[gone[0] : gone[0] + 4, gone[1] * 3 : gone[1] * 3 + 3]
-    assert not np.isin(hole, own(paths[gone]).x.values).all() or np.isnan(hole).all()
+    assert np.isnan(hole).all()
+    assert int(np.isnan(actual.x.values).sum()) == hole.size
     refindex.append(archive, paths[gone], workers=1)
     check(archive, list(paths.values()), fresh=False)
 
@@ -359,6 +372,15 @@ def test_variables_of_a_merged_archive_that_come_later(archive: Path, tmp_path: 
     actual = opened(archive)
     for name, paths in (("a", first), ("b", later)):
         np.testing.assert_array_equal(actual[name].values, np.concatenate([own(p)[name].values for p in paths]))
+
+
+def test_a_variable_that_was_missing_is_not_filled_in(archive: Path, tmp_path: Path) -> None:
+    """An archive does not tell what was missing from what is: better an error than values that are lost."""
+    paths = [write(tmp_path / f"{name}{start}.nc", start, name=name) for start in (0, 4) for name in "ab"]
+    refindex.scan(paths[:3], workers=1, merge=True).save(archive)
+    for options in ({}, {"on_difference": "first"}):
+        with pytest.raises(JoinError, match="/b: "):
+            refindex.append(archive, paths[3], workers=1, **options)  # type: ignore[arg-type]
 
 
 def test_restore_diff_and_vacuum(archive: Path, tmp_path: Path) -> None:

@@ -11,29 +11,17 @@ import asyncio
 import io
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import Any
 
 import numpy as np
 from fsspec.asyn import get_loop
 
 from refindex.access import urls
-from refindex.access.files import StorageOptions, describe_change, reading
-from refindex.access.gather import (
-    COALESCE_GAP,
-    COALESCE_LIMIT,
-    Block,
-    Gatherer,
-    LocalGatherer,
-    Round,
-    check_ranges,
-    records_at,
-)
-from refindex.access.multipart import PARTS, MultipartError
-from refindex.access.ranges import Merging, merge
-from refindex.access.retry import retrying_async
+from refindex.access.fetching import Fetcher
+from refindex.access.files import StorageOptions
+from refindex.access.gather import Block, Gatherer, LocalGatherer, Round, check_ranges, records_at
 from refindex.access.segments import Segments, Span
-from refindex.access.transport import Answer, RemoteStats, open_transport
+from refindex.access.transport import Answer, RemoteStats
 from refindex.errors import RefindexError, SourceError
 from refindex.model.manifest import Source
 
@@ -50,21 +38,7 @@ the last fetch ended."""
 KEPT = 64 << 20
 """Bytes that are kept of one file."""
 
-IN_FLIGHT = 64
-"""Requests of one file at a time."""
-
-PIECE = 4 << 20
-"""Longer ranges are fetched in several requests: one connection is slower than several."""
-
-PATIENCE = 60.0
-"""Seconds that a request may take before it is sent again, and one more for every 100 kB that it asks for."""
-
-_SINGLY = Merging(gap=COALESCE_GAP, limit=COALESCE_LIMIT)
-_TOGETHER = Merging(gap=4 << 10, limit=1 << 20)
-_FEW = 4
-"""From more requests than this on, it is worth asking for several ranges in one."""
-
-_PER_SECOND = 100_000
+_ALIGNMENT = 4 << 10
 
 
 class RemoteBlocks:
@@ -84,7 +58,7 @@ class RemoteBlocks:
         self._held = Segments()
         self._source: Source | None = None
         self._failed: RefindexError | None = None
-        self._fetched = 0
+        self._fetcher: Fetcher | None = None
         self._next, self._ahead = -1, AHEAD
 
     @classmethod
@@ -104,23 +78,16 @@ class RemoteBlocks:
 
     async def begin(self, first: int = FIRST, whole: int = WHOLE) -> None:
         """What :meth:`open` does, on fsspec's event loop."""
-        with reading(self.url, "opening"):
-            self._transport = open_transport(self.url, self._options)
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self.stats.add(files=1)
-        if self._transport.tells_identity:
-            answer = await self._get(0, first)
-        else:
-            answer, self._source = await asyncio.gather(self._get(0, first), self._info())
-        if self._source is None:
-            raise SourceError(f"{urls.display(self.url)}: nothing tells its size")
+        self._fetcher = Fetcher(self.url, self._options, self.stats)
+        answer, self._source = await self._fetcher.first(first)
         self._keep(answer)
         if not self.is_whole and self.size <= whole:
-            rest = await self._get(self._held.first_stop, self.size)
-            self._keep(rest)
-            whole_file = self._held.read(0, self.size)  # one piece, so that nothing is joined again
+            for rest in await self._fetcher.get(self._held.first_stop, self.size):
+                self._keep(rest)
+            data = self._held.read(0, self.size)  # one piece, so that nothing is joined again
             self._held = Segments()
-            self._held.add(0, whole_file)
+            self._held.add(0, data)
 
     @property
     def source(self) -> Source:
@@ -169,7 +136,7 @@ class RemoteBlocks:
         """What is missing of a range, and some of what follows it."""
         goes_on = 0 <= offset - self._next < AHEAD or self._next - AHEAD <= offset < self._next
         self._ahead = min(2 * self._ahead, MOST_AHEAD) if goes_on else AHEAD
-        begin = offset // _TOGETHER.gap * _TOGETHER.gap
+        begin = offset // _ALIGNMENT * _ALIGNMENT
         end = min(self.size, max(stop, begin + self._ahead))
         gaps = self._held.missing([(begin, end)])
         # Beyond what is wanted, up to the next bytes that are already there.
@@ -217,9 +184,10 @@ class RemoteBlocks:
             If something failed, or the file is no longer what it was.
         """
         self.check()
-        if not self._transport.tells_identity:
+        fetcher = self._open
+        if not fetcher.tells_identity:
             with self._keeping_failures():
-                self._compare(_run(self._info()))
+                _run(fetcher.check_identity())
         return self.source
 
     def check(self) -> None:
@@ -230,16 +198,21 @@ class RemoteBlocks:
     def close(self) -> None:
         """Let go of what is in memory."""
         self._held = Segments()
-        close = getattr(getattr(self, "_transport", None), "close", None)
-        if close is not None:
-            close()
+        if self._fetcher is not None:
+            self._fetcher.close()
+
+    @property
+    def _open(self) -> Fetcher:
+        if self._fetcher is None:
+            raise ValueError("the file is not open")
+        return self._fetcher
 
     def _fetch(self, missing: Sequence[Span]) -> None:
         self.check()
         if not missing:
             return
         with self._keeping_failures():
-            for answer in _run(self._get_all(missing)):
+            for answer in _run(self._open.get_all(missing)):
                 self._keep(answer)
             left = self._held.missing(missing)
             if left:
@@ -257,108 +230,6 @@ class RemoteBlocks:
 
     def _keep(self, answer: Answer) -> None:
         self._held.add(answer.start, answer.data)
-
-    # On the event loop.
-
-    async def _get_all(self, missing: Sequence[Span]) -> list[Answer]:
-        pieces = [(at, min(at + PIECE, stop)) for start, stop in missing for at in range(start, stop, PIECE)]
-        singly = _merged(pieces, _SINGLY)
-        if self._transport.many is False or len(singly) <= _FEW:
-            return list(await asyncio.gather(*(self._get(*span) for span in singly)))
-        together = _merged(pieces, _TOGETHER)
-        groups = _grouped(together)
-        answers: list[Answer] = []
-        if self._transport.many is None:  # found out with one request, not with all
-            answers += await self._get_group(groups.pop(0))
-        found = await asyncio.gather(*(self._get_group(group) for group in groups))
-        return answers + [answer for group in found for answer in group]
-
-    async def _get_group(self, group: Sequence[Span]) -> list[Answer]:
-        """Several ranges in one request, if the server can; what is missing then is asked for one by one."""
-        answers: list[Answer] = []
-        if self._transport.many is not False and len(group) > 1:
-            doing = f"reading {len(group)} ranges from byte {group[0][0]} on"
-            try:
-                answers = await self._attempt(
-                    partial(self._try_many, group), doing, sum(stop - start for start, stop in group)
-                )
-            except SourceError:
-                if self._transport.many:
-                    raise
-                self._transport.many = False  # also those that cut the connection: one by one will tell
-        came = Segments()
-        for answer in answers:
-            came.add(answer.start, answer.data)
-        left = _merged(came.missing(group), _SINGLY)
-        return answers + list(await asyncio.gather(*(self._get(*span) for span in left)))
-
-    async def _try_many(self, group: Sequence[Span]) -> list[Answer]:
-        try:
-            answers = await self._transport.get_many(group)
-        except MultipartError:
-            self._transport.many = False
-            return []
-        self._transport.many = True
-        return answers
-
-    async def _get(self, start: int, stop: int) -> Answer:
-        doing = f"reading bytes {start} to {stop - 1}"
-
-        async def get() -> list[Answer]:
-            return [await self._transport.get(start, stop)]
-
-        (answer,) = await self._attempt(get, doing, stop - start)
-        if self._source is not None and answer.start <= start:
-            expected = min(stop, self._source.size)
-            found = answer.start + len(answer.data)
-            if found < expected:
-                raise SourceError(
-                    f"{self.name}: expected {expected - start} bytes at {start}, got {found - start}: the file has "
-                    "become shorter, or the server does not send what it says; scan it again"
-                )
-        return answer
-
-    async def _attempt(self, request: Any, doing: str, nbytes: int) -> list[Answer]:
-        """The one place where requests are sent: bounded, counted, retried, and held against the first answer."""
-        tries = 0
-
-        async def once() -> list[Answer]:
-            nonlocal tries
-            self.stats.add(requests=1, retries=int(tries > 0))
-            tries += 1
-            async with asyncio.timeout(PATIENCE + nbytes / _PER_SECOND):
-                answers: list[Answer] = await request()
-            self.stats.add(nbytes=sum(len(answer.data) for answer in answers))
-            return answers
-
-        with reading(self.url, doing):
-            async with self._slots:
-                answers = await retrying_async(once)
-        for answer in answers:
-            if answer.source is not None:
-                self._compare(answer.source)
-        return answers
-
-    async def _info(self) -> Source:
-        tries = 0
-
-        async def once() -> Source:
-            nonlocal tries
-            self.stats.add(requests=1, retries=int(tries > 0))
-            tries += 1
-            async with asyncio.timeout(PATIENCE):
-                return await self._transport.info()
-
-        with reading(self.url, "asking for its size and time"):
-            return await retrying_async(once)
-
-    def _compare(self, found: Source) -> None:
-        if self._source is None:
-            self._source = found
-            return
-        change = describe_change(self._source, found)
-        if change is not None:
-            raise SourceError(f"{self.name} changed while it was scanned: {change}; scan it when it is complete")
 
 
 class _KeepingFailures:
@@ -399,27 +270,6 @@ class RemoteBytes(io.RawIOBase):
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-def _merged(spans: Sequence[Span], merging: Merging) -> list[Span]:
-    if not spans:
-        return []
-    bounds = np.array(spans, dtype=np.int64)
-    requests = merge(np.zeros(len(bounds), dtype=np.int64), bounds[:, 0], bounds[:, 1] - bounds[:, 0], merging)
-    return list(zip(requests.start.tolist(), requests.stop.tolist(), strict=True))
-
-
-def _grouped(spans: Sequence[Span]) -> list[list[Span]]:
-    """What is asked for together: so many ranges, and so many bytes, that several requests run at the same time."""
-    groups: list[list[Span]] = []
-    room = 0
-    for start, stop in spans:
-        if not groups or len(groups[-1]) == PARTS or stop - start > room:
-            groups.append([])
-            room = PIECE
-        groups[-1].append((start, stop))
-        room -= stop - start
-    return groups
 
 
 def submit[T](work: Coroutine[Any, Any, T]) -> Future[T]:

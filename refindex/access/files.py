@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import threading
 import warnings
@@ -144,6 +145,7 @@ class SourcePool:
         self.nbytes = 0
         self._options = storage_options
         self._stale = stale
+        self._local: dict[int, bool] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -182,7 +184,10 @@ class SourcePool:
 
     def is_local(self, source: int) -> bool:
         """Whether a source is a file of this machine."""
-        return urls.is_local(self.sources[source].url)
+        found = self._local.get(source)
+        if found is None:
+            found = self._local[source] = urls.is_local(self.sources[source].url)
+        return found
 
     def reader(self, source: int) -> RangeReader:
         """The reader of a source; opens and checks it the first time.
@@ -258,6 +263,37 @@ class SourcePool:
                 self._complete(source, offset, length, buffers[0][:got])
             else:
                 self._complete(source, offset, length, bytes(0), got)
+
+    def read_each(self, sources: Sequence[int], offsets: Sequence[int], lengths: Sequence[int]) -> bytes:
+        """Ranges of local sources, one after the other; those of a source are given together.
+
+        Raises
+        ------
+        SourceError
+            If any of them cannot be read, or has fewer bytes.
+        """
+        if sources[0] == sources[-1]:
+            return self._read_each(sources[0], offsets, lengths)
+        parts, at = [], 0
+        for source, members in itertools.groupby(sources):
+            some = slice(at, at := at + sum(1 for _ in members))
+            parts.append(self._read_each(source, offsets[some], lengths[some]))
+        return b"".join(parts)
+
+    def _read_each(self, source: int, offsets: Sequence[int], lengths: Sequence[int]) -> bytes:
+        reader = self.reader(source)
+        with reading(self.sources[source].url, f"reading {len(offsets)} ranges", referenced=True):
+            if not isinstance(reader, LocalFile):
+                raise SourceError(f"{urls.display(self.sources[source].url)}: not a local file")
+            found = reader.read_each(offsets, lengths)
+            joined = b"".join(found)
+            if len(joined) != sum(lengths):
+                for offset, length, data in zip(offsets, lengths, found, strict=True):
+                    self._complete(source, offset, length, data)
+        with self._lock:
+            self.requests += len(offsets)
+            self.nbytes += len(joined)
+        return joined
 
     def remote(self, source: int) -> RemoteFile:
         """The reader of a remote source; the first :meth:`fetch` checks it.

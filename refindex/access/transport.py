@@ -18,6 +18,7 @@ from fsspec.asyn import AsyncFileSystem
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions, modification_time
+from refindex.access.gather import COALESCE_GAP
 from refindex.access.multipart import MultipartError, Piece, parse_multipart
 from refindex.errors import NotFoundError, SourceError
 from refindex.model.manifest import Source
@@ -85,11 +86,13 @@ class Transport(Protocol):
     """How ranges of one file are asked for. Runs on fsspec's event loop.
 
     ``tells_identity``: whether every answer says which version of the file it is of. ``many``: whether one request may
-    ask for several ranges; None until it has been tried.
+    ask for several ranges; None until it has been tried. ``gap``: ranges nearer than this many bytes are better read
+    with what lies between them.
     """
 
     tells_identity: bool
     many: bool | None
+    gap: int
 
     async def get(self, start: int, stop: int, /) -> Answer:
         """Bytes ``[start, stop)``, fewer where the file ends before."""
@@ -102,6 +105,10 @@ class Transport(Protocol):
     async def info(self) -> Source:
         """What the file is now."""
         ...
+
+    def close(self) -> None:
+        """Close what is kept open; it may be used again."""
+        return
 
 
 def open_transport(url: str, storage_options: StorageOptions = None) -> Transport:
@@ -122,10 +129,11 @@ def identify(url: str, info: Mapping[str, Any]) -> Source:
     return Source(url=url, size=int(info["size"] or 0), mtime=modification_time(info), etag=str(etag) if etag else None)
 
 
-class _Http:
+class _Http(Transport):
     """HTTP range requests (RFC 9110, section 14) through the session of fsspec's filesystem."""
 
     tells_identity = True
+    gap = COALESCE_GAP
 
     def __init__(self, fs: Any, path: str, url: str) -> None:
         self._fs, self._path, self._url = fs, path, url
@@ -264,11 +272,13 @@ def _total(response: Any) -> int | None:
     return int(size) if size.isdigit() else None
 
 
-class _S3:
+class _S3(Transport):
     """S3's GetObject through s3fs: unlike the filesystem's own methods, it says what version the bytes are of."""
 
     tells_identity = True
     many: bool | None = False
+    # A request takes botocore milliseconds, and s3fs has 10 connections.
+    gap = 2 * COALESCE_GAP
 
     def __init__(self, fs: Any, path: str, url: str) -> None:
         self._fs, self._path, self._url = fs, path, url
@@ -282,7 +292,9 @@ class _S3:
             answer = await self._fs._call_s3(
                 "get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **version
             )
-        except (FileNotFoundError, PermissionError):
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{self._url}: no such file ({error})") from error
+        except PermissionError:
             raise
         except Exception as error:
             self._explain(error)
@@ -320,11 +332,12 @@ class _S3:
             ) from error
 
 
-class _Async:
+class _Async(Transport):
     """Any other asynchronous filesystem of fsspec."""
 
     tells_identity = False
     many: bool | None = False
+    gap = COALESCE_GAP
 
     def __init__(self, fs: Any, path: str, url: str) -> None:
         self._fs, self._path, self._url = fs, path, url
@@ -341,11 +354,12 @@ class _Async:
         return identify(self._url, await self._fs._info(self._path))
 
 
-class _Blocking:
+class _Blocking(Transport):
     """Any filesystem that has no event loop: one request at a time, in a thread, through one open file."""
 
     tells_identity = False
     many: bool | None = False
+    gap = COALESCE_GAP
 
     def __init__(self, fs: Any, path: str, url: str) -> None:
         self._fs, self._path, self._url = fs, path, url

@@ -134,6 +134,9 @@ class Decoder:
 
     def placed(self, values: Values, shape: tuple[int, ...], fill: Any) -> Values:
         """What the values of a stored chunk are in a place of ``shape``, see :func:`refindex.decode.pipeline.place`."""
+        if values.dtype != self.served:
+            # What is padded is padded with the array's fill value, which the stored type may not hold.
+            values = values.astype(self.served)
         return place(values, self.encoding, shape, fill)
 
     def covers(self, shapes: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -459,8 +459,8 @@ def check_positions(
         chosen = here[0] if options.overlap == "first" else here[-1]
         if members[here[0]].is_base and chosen != here[0]:
             findings.bar(
-                f"{names[-1]} has the same {' and '.join(dim.key for dim in dims)} as a file of {names[0]}; remove that "
-                "one first to take the last (refindex remove)"
+                f"{names[-1]} has the same {' and '.join(dim.key for dim in dims)} as a file of {names[0]}; remove "
+                "that one first to take the last (refindex remove)"
             )
             continue
         left_out |= {n: chosen for n in here if n != chosen and not members[n].is_base}

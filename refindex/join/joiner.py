@@ -21,7 +21,7 @@ from refindex.join.dimensions import (
     dimension_sizes,
     join_dimension,
 )
-from refindex.join.member import Member, Variants, numeric_attributes
+from refindex.join.member import Member, Variants
 from refindex.join.options import JoinOptions
 from refindex.join.references import AxisCache, JoinedReferences, Use, join_references
 from refindex.join.small import is_small, join_values
@@ -287,6 +287,12 @@ class _Join:
         """Two files have a variable at the same place: their values must be equal."""
         if plan.path in self.differing or plan.path in self.taken:
             return
+        if self.members[one].is_base and joined and self._has_nothing(plan, one, other):
+            self.findings.bar(
+                f"/{plan.path}: missing in {self.members[one].name} where {self.members[other].name} has it: a "
+                "variable that was missing cannot be filled in later; scan all files anew"
+            )
+            return
         if self.options.on_difference == "first" and not self._is_cheap(plan, one, other):
             self.taken.add(plan.path)
             self.findings.note(
@@ -344,6 +350,17 @@ class _Join:
         if not first.is_base:
             self.digests.setdefault(plan.path, digest(before))
         return same_values(before, values)
+
+    def _has_nothing(self, plan: ArrayPlan, one: int, other: int) -> bool:
+        """Whether an archive has only fill values at the place of another member, which has others."""
+        part, kind = self._part(plan, one, other), plan.variants.kind_of(one)
+        try:
+            before, values = plan.values(self.members, one)[part], plan.values(self.members, other)
+        except RefindexError as error:
+            self.findings.bar(f"/{plan.path}: {error}")
+            return False
+        fills = (plan.fill_of(kind), plan.missing(kind))
+        return not same_values(before, values) and any(same_values(before, np.full_like(before, f)) for f in fills)
 
     def _part(self, plan: ArrayPlan, one: int, other: int) -> tuple[slice, ...]:
         """Where in an archive's array the place of another member is."""
@@ -488,7 +505,11 @@ class _Join:
         if is_small(plan, uses, self.members, shape):
             joined = join_values(plan, uses, self.members, axes, fill, self.findings)
         else:
-            joined = join_references(plan, uses, self.members, axes, source_maps, fill, self.cache)
+            try:
+                joined = join_references(plan, uses, self.members, axes, source_maps, fill, self.cache)
+            except RefindexError as error:
+                self.findings.bar(str(error))
+                return
         if joined is None:
             return
         document = array_document(

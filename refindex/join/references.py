@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from refindex.errors import UnsupportedError
 from refindex.join.axis import Axis, Edge, Track, joined_axis, plain_axis
 from refindex.join.dimensions import JoinedDim
 from refindex.join.member import Member
@@ -171,6 +172,9 @@ def _kept(
     maps = [axis.maps[_track(base, dims, n), old.edges[n]] for n, axis in enumerate(axes)]
     if old.counts[1:] != new.counts[1:] or not all(m.is_identity for m in maps[1:]):
         return 0
+    behind = zip(old.starts[1:], new.starts[1:], strict=True)
+    if any(not np.array_equal(_lengths(one), _lengths(two)) for one, two in behind):
+        return 0
     first = maps[0].unchanged()
     edge = old.edges[0]
     lengths = (
@@ -185,6 +189,11 @@ def _kept(
         tail_stays = changed == first - 1 and bool(np.all(archive.table(path, changed * stride).encoding >= 0))
         first = first if tail_stays else changed
     return first * stride
+
+
+def _lengths(starts: int | IntArray) -> IntArray:
+    """Chunk lengths along an axis, all of them one number where it is regular."""
+    return np.array([starts]) if isinstance(starts, int) else np.diff(starts)
 
 
 def _declared(
@@ -498,6 +507,9 @@ def _rewrite_declared(
         start = [int(starts[axis][row]) if axis in starts else 0 for axis in range(len(old))]
         if columns.encoding[row] == DECLARED and old == new and not any(start):
             continue
+        if columns.source[row] != INLINE:
+            columns.encoding[row] = _moved(plan, node, use.kind, old, tuple(start), encodings)
+            continue
         columns.encoding[row] = DECLARED
         begin, length = int(columns.offset[row]), int(columns.length[row])
         values = decode_declared(columns.data[begin : begin + length], node.codecs, node.dtype, old)
@@ -511,6 +523,19 @@ def _rewrite_declared(
         at += len(data)
     if parts:
         columns.data += b"".join(parts)
+
+
+def _moved(
+    plan: ArrayPlan, node: Node, kind: int, shape: tuple[int, ...], start: tuple[int, ...], encodings: _Encodings
+) -> int:
+    """The encoding of a chunk in another file that is stored as its array declares, at another place."""
+    number = encodings.of_declared(node, kind, shape)
+    if number is None:
+        raise UnsupportedError(
+            f"/{plan.path}: chunks of {shape} with the codecs {', '.join(c['name'] for c in node.codecs)} of a Zarr "
+            "array lie otherwise in the joined one, and cannot be moved"
+        )
+    return encodings.add(replace(encodings.found[number], start=start if any(start) else ()))
 
 
 _ABSENT = 1 << 30

@@ -22,8 +22,9 @@ from refindex.join.small import INLINE_NBYTES, is_small, join_values
 from refindex.join.values import array_values
 from refindex.join.variables import plan_array
 from refindex.model.chunks import ChunkTable
+from refindex.model.dtype import data_type_json, fill_value_json
 from refindex.model.manifest import Array, Manifest, Placement
-from refindex.model.zarr_v3 import dumps
+from refindex.model.zarr_v3 import array_document, dumps
 
 type IntArray = npt.NDArray[np.int64]
 type Cell = tuple[tuple[int, int], ...]
@@ -81,29 +82,41 @@ def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = Fa
         table, shared = _without_rows(array, numbers, axes, dims, lost)
         if shared and replaced and not joined:
             continue
-        plan = plan_array(path, variants[path], [member], findings)
+        holes = bool(lost) and len(dims) > 1 and len(joined) == len(dims)
+        plan = plan_array(path, variants[path], [member], findings, missing=holes)
         if plan is None:
             continue
         held = replace(manifest, arrays={**manifest.arrays, path: replace(array, chunks=table)})
         one = [Member.of_file(held, "the archive")]
         use = [Use(member=0, kind=0, tracks=tuple(dim.tracks[0] for dim in joined))]
-        fill = plan.fill_of(0)
+        if holes:
+            # Each place that stays by itself: what is absent there reads as its file says, the holes as missing.
+            use = [
+                Use(member=0, kind=0, tracks=_tracks(joined, keys, cell)) for cell in sorted(set(_cells(stay, keys)))
+            ]
+        fill = plan.missing(0) if holes else plan.fill_of(0)
         shape = [n if dim is None else dim.size for n, dim in zip(array.shape, axes, strict=True)]
         if shared or is_small(plan, use, one, shape):
             values = _kept_values(member, path, names) if shared else array_values(one[0], path)
-            plan.converted[0] = _without_values(values, axes, keys, lost, fill)
+            plan.converted[0] = _without_values(plan.convert(values, 0), axes, keys, lost, fill)
             made = join_values(plan, use, one, axes, fill, findings)
         else:
             made = join_references(plan, use, one, axes, {0: renumber}, fill, cache)
         if made is None:
             continue
-        document = {**array.json, "shape": list(made.grid.shape), "chunk_grid": made.grid.to_json()}
-        document["codecs"] = made.codecs
+        document = array_document(
+            grid=made.grid,
+            data_type=plan.data_type if plan.dtype is None else data_type_json(plan.dtype),
+            codecs=made.codecs,
+            fill_value=fill if plan.dtype is None else fill_value_json(plan.dtype, fill),
+            dimension_names=plan.dims,
+            attributes=plan.attributes,
+        )
         arrays[path] = Array(
             path=path,
             document=dumps(document),
             encodings=made.encodings,
-            attribute_types=array.attribute_types,
+            attribute_types=plan.attribute_types,
             chunks=made.chunks,
         ).knowing(json=document, grid=made.grid)
     if findings.barriers:
@@ -150,6 +163,15 @@ def _cells(placements: Sequence[Placement], keys: Sequence[str]) -> list[Cell]:
             partial = [(*head, part) for head in partial for part in parts.get(key, [(0, np.iinfo(np.int64).max)])]
         cells += partial
     return cells
+
+
+def _tracks(joined: Sequence[JoinedDim], keys: Sequence[str], cell: Cell) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """The parts of joined dimensions that are in one place."""
+    spans = dict(zip(keys, cell, strict=True))
+    return tuple(
+        tuple((n, start) for n, start in dim.tracks[0] if spans[dim.key][0] <= start < spans[dim.key][1])
+        for dim in joined
+    )
 
 
 def _without_rows(

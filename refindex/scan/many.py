@@ -7,7 +7,7 @@ import glob
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import fsspec
 from loky import ProcessPoolExecutor
 
 from refindex.access import urls
-from refindex.access.ahead import opened_ahead
+from refindex.access.ahead import FILES, opened_ahead
 from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import StorageOptions, reading
 from refindex.access.transport import RemoteStats
@@ -221,6 +221,8 @@ def scan_many(
         with contextlib.closing(_scan_here(sources, variables, storage_options, stats)) as scans:
             for done, (url, result) in enumerate(scans, 1):
                 finished(url, result)
+                if done <= FILES and not urls.is_local(url):
+                    continue  # until then, it is mostly waiting that took the time
                 left = (time.monotonic() - start) / done * (len(sources) - done)
                 if workers is None and cores > 1 and left > _PATIENCE and len(sources) - done > cores:
                     break
@@ -272,7 +274,7 @@ def _try_scan(
 
 def _scan_here(
     sources: Sequence[str], variables: Collection[str] | None, storage_options: StorageOptions, stats: RemoteStats
-) -> Iterator[tuple[str, Manifest | RefindexError]]:
+) -> Generator[tuple[str, Manifest | RefindexError]]:
     """Scan in this process, local files first; of remote ones, the next are fetched while one is scanned."""
     remote = []
     for url in sources:

@@ -26,7 +26,8 @@ from zarr.storage import StorePath
 from refindex.errors import SourceError, UnsupportedError
 from refindex.model.manifest import Node
 from refindex.serve.keys import ManifestKeys
-from refindex.serve.plan import IntArray, Places
+from refindex.serve.places import Places
+from refindex.serve.plan import IntArray
 from refindex.serve.quiet import quiet
 from refindex.serve.selection import SelectionReader
 from refindex.serve.zarr_store import RefindexStore

@@ -106,7 +106,8 @@ class Explanation:
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cost.row()) + "</tr>"
             for cost in (self.cost, *self.others)
         )
-        return f"<table><caption>/{escape(self.array)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        caption = f"<caption>/{escape(self.array)}</caption>"
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _fields(cost: Cost) -> dict[str, Any]:

@@ -159,3 +159,18 @@ def gather(buffer: memoryview, offsets: IntArray, element: np.dtype[Any]) -> np.
     size = element.itemsize
     overlapping = np.ndarray((buffer.nbytes - size + 1,), dtype=f"V{size}", buffer=buffer, strides=(1,))
     return overlapping[offsets].view(element)
+
+
+def strided(
+    buffer: memoryview,
+    begins: IntArray,
+    span: int,
+    element: np.dtype[Any],
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> np.ndarray[Any, Any]:
+    """The elements of equal runs of bytes that begin anywhere in a buffer, in a first dimension."""
+    if bool((np.diff(begins) == span).all()):
+        return np.ndarray((len(begins), *shape), element, buffer, int(begins[0]), (span, *strides))
+    joined = gather(buffer, begins, np.dtype(f"V{span}"))
+    return np.ndarray((len(begins), *shape), element, memoryview(joined).cast("B"), 0, (span, *strides))

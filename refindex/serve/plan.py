@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from refindex.errors import FormatError, ManifestError, UnsupportedError
 from refindex.model.chunks import INLINE, ChunkTable
 from refindex.model.manifest import Node
 from refindex.serve.parts import Points, Runs, Selection, is_basic, points, runs
+from refindex.serve.places import Places
 from refindex.storage import ManifestReader
 
 type IntArray = npt.NDArray[np.int64]
@@ -43,28 +44,6 @@ class Decoders(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Chunks of an array, what is wanted of each, and where that goes.
-
-    Parameters
-    ----------
-    chunks:
-        Chunk numbers, in any order.
-    inside:
-        For each the selection in the chunk.
-    outside:
-        For each the selection in the result.
-    partial:
-        Whether no more than a part of the chunk is wanted, as far as that is known without looking at the selection.
-    """
-
-    chunks: IntArray
-    inside: Sequence[Selection]
-    outside: Sequence[Any]
-    partial: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How a selection is read.
 
@@ -84,12 +63,18 @@ class Plan:
         Shape of each reference's chunk in the array, ``(n, ndim)``.
     covered:
         For each reference whether the stored chunk, as it is, fills its place.
-    parts:
-        References of which only a part is read: which, and the number of its first range.
+    parts, part:
+        What is read of references of which only a part is read, and for each reference which of them it is, -1 for all.
+    first:
+        For each reference of which a part is read the number of its first range.
     row, offset:
         For each range that is read: its reference, and its first byte in the source.
     local, remote:
         The requests.
+    inline:
+        References whose bytes are in the manifest.
+    limit:
+        Bytes of local requests that one thread reads at a time, about.
     """
 
     node: Node
@@ -100,13 +85,16 @@ class Plan:
     which: IntArray
     shapes: IntArray
     covered: npt.NDArray[np.bool_]
-    parts: dict[int, tuple[Part, int]]
+    parts: tuple[Part, ...]
+    part: IntArray
+    first: IntArray
     row: IntArray
     offset: IntArray
     length: IntArray
     local: Requests
     remote: Requests
     inline: IntArray
+    limit: int
 
     @property
     def chunks(self) -> int:
@@ -164,14 +152,10 @@ def make_plan(
         covered[rows] = decoder.covers(shapes[rows])
     here = _where(table.source, is_local)
     gaps = np.where(here, local.gap, remote.gap)
-    parts: dict[int, Part] = {}
     plain = np.array([d.plain for d in found], dtype=bool)
-    for large in np.flatnonzero(covered & plain[which] & (table.length > gaps) & (table.source != INLINE)).tolist():
-        inside, decoder = places.inside[int(position[large])], found[int(which[large])]
-        part = _part(inside, decoder, int(table.length[large]), int(gaps[large]))
-        if part is not None:
-            parts[large] = part
-    row, offset, length, first = _ranges(table, parts, found, which)
+    large = np.flatnonzero(covered & plain[which] & (table.length > gaps) & (table.source != INLINE))
+    parts, part = _parts(table, places, position, large, found, which, gaps)
+    row, offset, length, first = _ranges(table, parts, part, found, which)
     local, remote = (_divided(merging, table, found, which) for merging in (local, remote))
     near = here[row] if len(row) else np.zeros(0, dtype=bool)
     return Plan(
@@ -183,13 +167,16 @@ def make_plan(
         which=which,
         shapes=shapes,
         covered=covered,
-        parts={number: (part, first[number]) for number, part in parts.items()},
+        parts=parts,
+        part=part,
+        first=first,
         row=row,
         offset=offset,
         length=length,
         local=_requests(table.source[row], offset, length, near, local),
         remote=_requests(table.source[row], offset, length, ~near, remote),
         inline=np.flatnonzero(table.source == INLINE),
+        limit=local.limit,
     )
 
 
@@ -274,7 +261,40 @@ def _where(source: npt.NDArray[np.int32], is_local: Callable[[int], bool]) -> np
     return np.array([n == INLINE or is_local(n) for n in numbers.tolist()], dtype=bool)[inverse.reshape(-1)]
 
 
-def _part(inside: Selection, decoder: Decoder, length: int, gap: int) -> Part | None:
+def _parts(
+    table: ChunkTable,
+    places: Places,
+    position: IntArray,
+    rows: IntArray,
+    decoders: Sequence[Decoder],
+    which: IntArray,
+    gaps: IntArray,
+) -> tuple[tuple[Part, ...], IntArray]:
+    """The parts of plain chunks to read instead of all, and for each reference which part it is, -1 for all of it."""
+    found: list[Part] = []
+    part = np.full(len(table), -1, dtype=np.int64)
+    if not len(rows):
+        return (), part
+    groups: list[IntArray] = [rows[at : at + 1] for at in range(len(rows))] if places.layout is None else [rows]
+    if places.layout is not None and len(rows) > 1:
+        # Of the same decoder, selection, length and kind of source: what is read of one is what is read of all.
+        same = np.stack((places.layout.kinds[position[rows]], which[rows], gaps[rows], table.length[rows]))
+        if bool((same != same[:, :1]).any()):
+            _, inverse = np.unique(same, axis=1, return_inverse=True)
+            order = np.argsort(inverse.reshape(-1), kind="stable")
+            groups = np.split(rows[order], np.flatnonzero(np.diff(inverse.reshape(-1)[order])) + 1)
+    for group in groups:
+        row = int(group[0])
+        one = part_of(
+            places.inside[int(position[row])], decoders[int(which[row])], int(table.length[row]), int(gaps[row])
+        )
+        if one is not None:
+            part[group] = len(found)
+            found.append(one)
+    return tuple(found), part
+
+
+def part_of(inside: Selection, decoder: Decoder, length: int, gap: int) -> Part | None:
     """The part of a plain chunk to read, None for all of it."""
     element, shape = decoder.element, decoder.encoding.shape
     if element is None or length != decoder.nbytes or len(inside) != len(shape):
@@ -302,32 +322,33 @@ def _divided(merging: Merging, table: ChunkTable, decoders: Sequence[Decoder], w
 
 
 def _ranges(
-    table: ChunkTable, parts: dict[int, Part], decoders: Sequence[Decoder], which: IntArray
-) -> tuple[IntArray, IntArray, IntArray, dict[int, int]]:
+    table: ChunkTable, parts: Sequence[Part], part: IntArray, decoders: Sequence[Decoder], which: IntArray
+) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """References, first bytes and lengths of all ranges, and where those of each part begin, which are together."""
-    whole = table.source != INLINE
+    row = np.flatnonzero((table.source != INLINE) & (part < 0)).astype(np.int64)
+    first = np.full(len(table), -1, dtype=np.int64)
     if not parts:
-        row = np.flatnonzero(whole).astype(np.int64)
-        return row, table.offset[row], table.length[row], {}
-    whole[list(parts)] = False
-    row = np.flatnonzero(whole).astype(np.int64)
+        return row, table.offset[row], table.length[row], first
     rows, offsets, lengths = [row], [table.offset[row]], [table.length[row]]
-    first, count = {}, len(row)
-    for number, part in parts.items():
-        if isinstance(part, Runs):
-            begins = part.offsets
-            sizes = np.full(len(begins), part.span, dtype=np.int64)
+    count = len(row)
+    order = np.argsort(part, kind="stable")
+    bounds = np.searchsorted(part[order], np.arange(len(parts) + 1)).tolist()
+    for number, one in enumerate(parts):
+        members = order[bounds[number] : bounds[number + 1]]
+        if isinstance(one, Runs):
+            begins = one.offsets
+            sizes = np.full(len(begins), one.span, dtype=np.int64)
         else:
-            element = decoders[int(which[number])].element
+            element = decoders[int(which[members[0]])].element
             if element is None:
                 raise FormatError("a part of a chunk whose elements are not stored as they are")
-            begins = part.at[part.first[:-1]]
-            sizes = part.at[part.first[1:] - 1] + element.itemsize - begins
-        first[number] = count
-        count += len(begins)
-        rows.append(np.full(len(begins), number, dtype=np.int64))
-        offsets.append(table.offset[number] + begins)
-        lengths.append(sizes)
+            begins = one.at[one.first[:-1]]
+            sizes = one.at[one.first[1:] - 1] + element.itemsize - begins
+        first[members] = count + np.arange(len(members)) * len(begins)
+        count += len(begins) * len(members)
+        rows.append(np.repeat(members, len(begins)))
+        offsets.append((table.offset[members][:, np.newaxis] + begins).reshape(-1))
+        lengths.append(np.tile(sizes, len(members)))
     return np.concatenate(rows), np.concatenate(offsets), np.concatenate(lengths), first
 
 

@@ -10,6 +10,8 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
+
 from refindex.access.files import SourcePool
 from refindex.access.ranges import Requests
 from refindex.errors import RefindexError, SourceError
@@ -29,6 +31,9 @@ _SMALL = 16 << 10
 
 _WORTH_THREADS = 1 << 19
 """Bytes to decode below which handing them to other threads takes longer than decoding them."""
+
+_BATCHED = 32 << 10
+"""Bytes of a local request below which it is read and decoded together with others."""
 
 _DIRECT = 8 << 10
 """Mean bytes of a range from which on it is read straight to where it goes."""
@@ -92,16 +97,21 @@ class Reading:
         requests = self._plan.local
         columns = (requests.first[:-1], requests.first[1:], requests.source, requests.start, requests.stop)
         self._bounds = list(zip(*(column.tolist() for column in columns), strict=True))
+        units = _units(requests, self._plan.limit)
         numbers = itertools.count()  # next() is atomic
 
         def work() -> None:
             try:
-                while not self._stopped.is_set() and (number := next(numbers)) < len(requests):
-                    self._local(requests, number)
+                while not self._stopped.is_set() and (number := next(numbers)) < len(units):
+                    begin, end = units[number]
+                    if end - begin == 1:
+                        self._local(requests, begin)
+                    else:
+                        self._batch(requests, begin, end)
             except BaseException as error:  # also what ends the process: the other threads must not go on
                 self._fail(error)
 
-        helpers = [workers.decoding().submit(work) for _ in range(self._threads(len(requests)) - 1)]
+        helpers = [workers.decoding().submit(work) for _ in range(self._threads(len(units)) - 1)]
         work()
         for helper in helpers:
             if not helper.cancel():  # it has not begun: all is done already
@@ -132,7 +142,22 @@ class Reading:
         if alone >= 0:
             self._scatter.one(alone, buffers[0])
         else:
-            self._scatter.arrived(first, last, requests.order, start, buffers[0])
+            ranges = requests.order[first:last]
+            self._scatter.arrived(ranges, self._plan.offset[ranges] - start, buffers[0])
+
+    def _batch(self, requests: Requests, begin: int, end: int) -> None:
+        """Many small requests: what Python does for each takes longer than reading it."""
+        some = slice(begin, end)
+        starts, sizes = requests.start[some], requests.stop[some] - requests.start[some]
+        try:
+            data = self._pool.read_each(requests.source[some].tolist(), starts.tolist(), sizes.tolist())
+        except SourceError:
+            for number in range(begin, end):
+                self._local(requests, number)  # finds the one that fails, and names it
+            return
+        ranges = requests.order[int(requests.first[begin]) : int(requests.first[end])]
+        shift = np.repeat(np.cumsum(sizes) - sizes - starts, np.diff(requests.first[begin : end + 1]))
+        self._scatter.arrived(ranges, self._plan.offset[ranges] + shift, memoryview(data))
 
     def _targets(self, requests: Requests, first: int, last: int, start: int, stop: int) -> list[memoryview] | None:
         """Memory of the result, and some to throw away between, into which a request can be read directly."""
@@ -225,7 +250,20 @@ class Reading:
         if self._error is not None:
             return
         first, last = int(requests.first[number]), int(requests.first[number + 1])
-        self._scatter.arrived(first, last, requests.order, int(requests.start[number]), memoryview(data))
+        ranges = requests.order[first:last]
+        self._scatter.arrived(ranges, self._plan.offset[ranges] - int(requests.start[number]), memoryview(data))
+
+
+def _units(requests: Requests, limit: int) -> list[tuple[int, int]]:
+    """Requests that are made and decoded together: first and last-plus-one of each group."""
+    sizes = requests.stop - requests.start
+    small = sizes < _BATCHED
+    if not bool(small.any()):
+        return [(number, number + 1) for number in range(len(sizes))]
+    group = np.cumsum(np.where(small, sizes, 0)) // limit
+    cuts = np.flatnonzero(~small[1:] | ~small[:-1] | (group[1:] != group[:-1])) + 1
+    bounds = [0, *cuts.tolist(), len(sizes)]
+    return list(itertools.pairwise(bounds))
 
 
 def _putting(queue: SimpleQueue[tuple[int, Future[Any]]], number: int) -> Callable[[Future[Any]], None]:

@@ -14,13 +14,17 @@ from refindex.decode.decoder import MANY, Decoder
 from refindex.errors import DecodeError, FormatError, SourceError, UnsupportedError
 from refindex.model.chunks import INLINE
 from refindex.serve.cache import ChunkCache
-from refindex.serve.parts import Points, Runs, gather, is_basic
-from refindex.serve.plan import IntArray, Places, Plan
+from refindex.serve.parts import Points, Runs, gather, is_basic, strided
+from refindex.serve.places import Places
+from refindex.serve.plan import IntArray, Plan
 
 type Values = np.ndarray[Any, Any]
 
 _TOGETHER = 4 << 20
 """Decoded bytes of small chunks that are decoded together: they stay in the processor's cache."""
+
+_LONG = 16 << 10
+"""Bytes of a range beyond which copying it costs more than what Python does around it."""
 
 
 class Scatter:
@@ -90,17 +94,15 @@ class Scatter:
         decoder, position = plan.decoders[int(plan.which[row])], int(plan.position[row])
         if not (decoder.plain and decoder.element == self.out.dtype and not self._drop and plan.covered[row]):
             return None
-        part = plan.parts.get(row)
+        which = int(plan.part[row])
         target: Any = None
-        if part is None:
+        if which < 0:
             if int(plan.table.length[row]) == decoder.nbytes:
                 target = self._whole_target(decoder, position)
-        elif (
-            isinstance(part[0], Runs)
-            and part[0].is_dense(self.out.itemsize)
-            and is_basic(self.places.outside[position])
-        ):
-            target = self.out[self.places.outside[position]][part[0].at(number - part[1])]
+        else:
+            part, outside = plan.parts[which], self.places.outside[position]
+            if isinstance(part, Runs) and part.is_dense(self.out.itemsize) and is_basic(outside):
+                target = self.out[outside][part.at(number - int(plan.first[row]))]
         if isinstance(target, np.ndarray) and target.ndim and target.flags.c_contiguous:
             return memoryview(target.reshape(-1).view(np.uint8))
         return None
@@ -113,8 +115,8 @@ class Scatter:
         # Slices give the shape of the whole chunk only where they are all of it.
         return target if isinstance(target, np.ndarray) and target.shape == decoder.encoding.shape else None
 
-    def arrived(self, first: int, last: int, order: IntArray, start: int, buffer: memoryview) -> None:
-        """Decode the ranges ``order[first:last]`` of a request that began at byte ``start`` of its source.
+    def arrived(self, ranges: IntArray, begins: IntArray, buffer: memoryview) -> None:
+        """Decode ranges, of which ``begins`` are the first bytes in ``buffer``.
 
         Raises
         ------
@@ -122,41 +124,41 @@ class Scatter:
             Naming the array, the chunk, and where it is stored.
         """
         plan = self.plan
-        ranges = order[first:last]
         rows = plan.row[ranges]
-        begins = plan.offset[ranges] - start
         ends = begins + plan.length[ranges]
         alone = np.ones(len(rows), dtype=bool)
-        if len(rows) > 4:
-            for number in np.unique(plan.which[rows]).tolist():
+        if len(rows) > 4 and not self._drop:
+            which, part = plan.which[rows], plan.part[rows]
+            for number in _distinct(which):
                 decoder = plan.decoders[number]
-                if decoder.nbytes > MANY or self._drop:
+                if decoder.nbytes > MANY:
                     continue
-                chosen = np.flatnonzero((plan.which[rows] == number) & plan.covered[rows])
-                if plan.parts:
-                    chosen = chosen[[r not in plan.parts for r in rows[chosen].tolist()]]
-                if self._cache is not None:
+                chosen = np.flatnonzero((which == number) & (part < 0) & plan.covered[rows])
+                if self._cache is not None and self.places.layout is None:
                     chosen = chosen[~self.places.partial[plan.position[rows[chosen]]]]
                 if len(chosen):
                     alone[chosen] = False
                     self._many(decoder, rows[chosen], begins[chosen], ends[chosen], buffer)
+            for number in _distinct(part) if plan.parts else ():
+                chosen = np.flatnonzero(part == number)
+                if number >= 0 and len(chosen) > 4:
+                    alone[chosen[self._many_parts(plan.parts[number], ranges[chosen], begins[chosen], buffer)]] = False
         for at in np.flatnonzero(alone).tolist():
             self.one(int(ranges[at]), buffer[int(begins[at]) : int(ends[at])])
 
     def one(self, number: int, data: memoryview) -> None:
         """Decode one range, of which ``data`` are the bytes."""
         row = int(self.plan.row[number])
-        part = self.plan.parts.get(row)
-        if part is None:
+        part = int(self.plan.part[row])
+        if part < 0:
             self.whole(row, data)
         else:
-            self._part(row, part[0], number - part[1], data)
+            self._part(row, self.plan.parts[part], number - int(self.plan.first[row]), data)
 
     def _many(self, decoder: Decoder, rows: IntArray, begins: IntArray, ends: IntArray, buffer: memoryview) -> None:
-        inside, outside, out = self.places.inside, self.places.outside, self.out
         step = max(1, _TOGETHER // max(1, decoder.nbytes))
         # Slices of bytes, and not of the buffer: the garbage collector would look at each of those.
-        content = bytes(buffer)
+        content = buffer.obj if isinstance(buffer.obj, bytes) and len(buffer.obj) == buffer.nbytes else bytes(buffer)
         for at in range(0, len(rows), step):
             some = slice(at, at + step)
             stored = [content[a:b] for a, b in zip(begins[some].tolist(), ends[some].tolist(), strict=True)]
@@ -166,18 +168,63 @@ class Scatter:
                 for row, data in zip(rows[some].tolist(), stored, strict=True):
                     self.whole(row, data)  # finds the one that fails, and names it
                 raise
-            positions = self.plan.position[rows[some]]
-            left = positions.tolist()
-            done = 0
-            for first, last in self._strips(decoder, rows[some], positions):
-                if self._strip(values[first:last], left[first], left[last - 1]):
-                    for value, position in zip(values[done:first], left[done:first], strict=True):
-                        out[outside[position]] = value[inside[position]]
-                    done = last
-            for value, position in zip(values[done:], left[done:], strict=True):
-                out[outside[position]] = value[inside[position]]
+            if self._cache is not None and not decoder.plain:
+                self._keep(rows[some], values)
+            self._select(decoder, rows[some], values)
 
-    def _strips(self, decoder: Decoder, rows: IntArray, positions: IntArray) -> list[tuple[int, int]]:
+    def _keep(self, rows: IntArray, values: Values) -> None:
+        """Put the chunks of which only a part is wanted into the cache, each with memory of its own."""
+        if self._cache is None:
+            return
+        for at in np.flatnonzero(self.places.partial[self.plan.position[rows]]).tolist():
+            self._cache.put(self.key(int(self.plan.table.chunk[rows[at]])), values[at].copy())
+
+    def _select(self, decoder: Decoder, rows: IntArray, values: Values) -> None:
+        """Put what is wanted of chunks where it goes; where the places allow it, of many at a time."""
+        positions, places = self.plan.position[rows], self.places
+        if places.layout is None:
+            self._put(values, positions, self._neighbours(decoder, rows, positions), -1, self.places.inside)
+            return
+        kinds = places.layout.kinds[positions]
+        numbers = _distinct(kinds)
+        for number in numbers if 4 * len(numbers) <= len(kinds) else ():
+            chosen = np.flatnonzero(kinds == number)
+            some, where = (values, positions) if len(chosen) == len(kinds) else (values[chosen], positions[chosen])
+            inside = places.inside[int(where[0])]
+            if is_basic(inside):
+                self._put_blocks(some[(slice(None), *inside)], where)
+            else:
+                self._put(some, where, [], 0, places.inside)
+        if 4 * len(numbers) > len(kinds):
+            self._put(values, positions, [], 0, places.inside)
+
+    def _put_blocks(self, blocks: Values, positions: IntArray) -> None:
+        """Put what is wanted of chunks, all of one shape, where it goes."""
+        layout = self.places.layout
+        if layout is None:
+            self._put(blocks, positions, [], 0)
+            return
+        joined = (np.diff(positions) == 1) & layout.follows[positions[1:]]
+        self._put(blocks, positions, _runs(joined), layout.axis)
+
+    def _put(
+        self,
+        values: Values,
+        positions: IntArray,
+        strips: list[tuple[int, int]],
+        axis: int,
+        inside: Sequence[Any] | None = None,
+    ) -> None:
+        """Put values, or what ``inside`` selects of them, where they go: strips of neighbours as one block."""
+        left = positions.tolist()
+        done, out, outside = 0, self.out, self.places.outside
+        for first, last in [*strips, (len(left), len(left))]:
+            if first == last or self._strip(values[first:last], left[first], left[last - 1], axis):
+                for value, position in zip(values[done:first], left[done:first], strict=True):
+                    out[outside[position]] = value if inside is None else value[inside[position]]
+                done = last
+
+    def _neighbours(self, decoder: Decoder, rows: IntArray, positions: IntArray) -> list[tuple[int, int]]:
         """Runs of chunks, all wanted whole, that are neighbours in the last dimension; first and last-plus-one each."""
         plan, ndim = self.plan, self.plan.shapes.shape[1]
         if not ndim or len(rows) < 2 or len(decoder.encoding.shape) != ndim:
@@ -187,23 +234,62 @@ class Scatter:
         count = plan.node.grid.counts[-1]
         joined = (np.diff(positions) == 1) & (np.diff(chunk) == 1) & (chunk[1:] % count != 0) & whole[1:] & whole[:-1]
         # The chunk at the far end may overhang the array: it is not like its neighbours.
-        joined &= chunk[1:] % count != count - 1
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], joined.view(np.int8), [0]))))
-        return [(first, last + 1) for first, last in edges.reshape(-1, 2).tolist()]
+        return _runs(joined & (chunk[1:] % count != count - 1))
 
-    def _strip(self, values: Values, first: int, last: int) -> bool:
-        """Put neighbouring chunks where they go as one block, if they do go side by side."""
+    def _strip(self, values: Values, first: int, last: int, axis: int) -> bool:
+        """Put neighbours along a dimension where they go as one block, if they do go side by side."""
         begin, end = self.places.outside[first], self.places.outside[last]
         if not (isinstance(begin, tuple) and isinstance(end, tuple) and is_basic(begin) and is_basic(end)):
             return False
-        if len(begin) != values.ndim - 1 or begin[:-1] != end[:-1] or not isinstance(begin[-1], slice):
+        count, *shape = values.shape
+        if len(begin) != len(shape) or not shape:
             return False
-        target = self.out[(*begin[:-1], slice(begin[-1].start, end[-1].stop))]
-        count, *lead, width = values.shape
-        if target.shape != (*lead, count * width):
+        axis %= len(shape)
+        lead, along, trail = begin[:axis], begin[axis], begin[axis + 1 :]
+        if lead != end[:axis] or trail != end[axis + 1 :] or not isinstance(along, slice):
             return False
-        target.reshape(*lead, count, width)[...] = np.moveaxis(values, 0, -2)
+        target = self.out[(*lead, slice(along.start, end[axis].stop), *trail)]
+        if target.shape != (*shape[:axis], count * shape[axis], *shape[axis + 1 :]):
+            return False
+        divided = target.reshape(*shape[:axis], count, *shape[axis:])
+        if not np.may_share_memory(divided, target):  # numpy had to copy
+            return False
+        divided[...] = np.moveaxis(values, 0, axis)
         return True
+
+    def _many_parts(self, part: Runs | Points, ranges: IntArray, begins: IntArray, buffer: memoryview) -> IntArray:
+        """Put ranges of chunks, of all of which the same part is wanted, where they go; which of them are done."""
+        plan = self.plan
+        rows = plan.row[ranges]
+        numbers = ranges - plan.first[rows]
+        element = plan.decoders[int(plan.which[rows[0]])].element
+        none = np.zeros(0, dtype=np.int64)
+        if element is None:
+            return none
+        if isinstance(part, Points):
+            # The elements of a chunk are put together, so all of them must be there.
+            if len(numbers) != len(part.first) - 1 or bool((numbers != np.arange(len(numbers))).any()):
+                return none
+            at = part.at + np.repeat(begins - part.at[part.first[:-1]], np.diff(part.first))
+            found = np.empty(len(at), element)
+            found[part.order] = gather(buffer, at, element)
+            self.out[self.places.outside[int(plan.position[rows[0]])]] = found.reshape(part.shape)
+            return np.arange(len(ranges))
+        if part.span > _LONG:
+            return none
+        values = strided(buffer, begins, part.span, element, part.inner, part.strides)
+        if len(part.offsets) == 1:
+            self._put_blocks(values.reshape(len(values), *part.shape), plan.position[rows])
+            return np.arange(len(ranges))
+        done = np.ones(len(ranges), dtype=bool)
+        for row in _distinct(rows):
+            chosen = np.flatnonzero(rows == row)
+            outside = self.places.outside[int(plan.position[row])]
+            if not is_basic(outside) or not part.outer:
+                done[chosen] = False
+                continue
+            self.out[outside][np.unravel_index(numbers[chosen], part.outer)] = values[chosen]
+        return np.flatnonzero(done)
 
     def whole(self, row: int, data: Buffer) -> None:
         """Decode one chunk, of which all bytes are there."""
@@ -294,3 +380,18 @@ class Scatter:
         """A failed request as an error that names the chunks for which it was."""
         some = ", ".join(self.name(int(row)) for row in rows[:3]) + (" and others" if len(rows) > 3 else "")
         return type(error)(f"{error} (for {some})")
+
+
+def _distinct(numbers: IntArray) -> list[int]:
+    """The different ones, in increasing order."""
+    first = int(numbers[0])
+    if bool((numbers == first).all()):
+        return [first]
+    found: list[int] = np.unique(numbers).tolist()
+    return found
+
+
+def _runs(joined: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last-plus-one of runs of things, each of which but the first is joined to the one before it."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], joined.view(np.int8), [0]))))
+    return [(first, last + 1) for first, last in edges.reshape(-1, 2).tolist()]

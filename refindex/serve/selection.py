@@ -10,7 +10,8 @@ from refindex.access.files import SourcePool
 from refindex.decode.decoder import Decoder, declared
 from refindex.model.manifest import Node
 from refindex.serve.cache import ChunkCache
-from refindex.serve.plan import IntArray, Places, Plan, make_plan
+from refindex.serve.places import Places
+from refindex.serve.plan import IntArray, Plan, make_plan
 from refindex.serve.reading import Reading
 from refindex.serve.scatter import Scatter
 from refindex.storage import ManifestReader
@@ -74,20 +75,15 @@ class SelectionReader:
             numbers = places.chunks[some].tolist()
             hits = [(at, cache.get((node.path, number))) for at, number in zip(some, numbers, strict=True)]
             kept = [(at, values) for at, values in hits if values is not None]
-        rest: list[int] | None = None
+        rest: IntArray | None = None
         if kept:
             left = np.ones(len(places.chunks), dtype=bool)
             left[[at for at, _ in kept]] = False
             for at, values in kept:
                 selected = values[places.inside[at]]
                 out[places.outside[at]] = selected.squeeze(axis=drop_axes) if drop_axes else selected
-            rest = np.flatnonzero(left).tolist()
-            places = Places(
-                chunks=places.chunks[rest],
-                inside=[places.inside[at] for at in rest],
-                outside=[places.outside[at] for at in rest],
-                partial=places.partial[rest],
-            )
+            rest = np.flatnonzero(left).astype(np.int64)
+            places = places.take(rest)
         plan = self.plan(node, places)
         scatter = Scatter(
             plan,
@@ -99,7 +95,7 @@ class SelectionReader:
             sources=self.reader.sources,
             everything=rest is None,
         )
-        absent = plan.absent if rest is None else np.array(rest, dtype=np.int64)[plan.absent]
+        absent = plan.absent if rest is None else rest[plan.absent]
         return Reading(plan, scatter, self.pool), absent
 
     def _cache_for(self, node: Node, places: Places) -> ChunkCache | None:

@@ -28,7 +28,7 @@ from refindex.serve.cache import ChunkCache
 from refindex.serve.codec_pipeline import RefindexCodecPipeline, open_group
 from refindex.serve.keys import ManifestKeys
 from refindex.serve.opening import Opening
-from refindex.serve.plan import Places
+from refindex.serve.places import Places
 from refindex.serve.selection import SelectionReader
 from refindex.serve.zarr_store import RefindexStore
 

@@ -70,7 +70,7 @@ def bare(data: Path, expected: Expected) -> Measured:
     store = RefindexStore(Opening(manifest=manifest))
     assert isinstance(store.keys, ManifestKeys)
     reader, node = store.keys.resolver.selections, store.nodes["v0"]
-    from refindex.serve.plan import Places
+    from refindex.serve.places import Places
 
     count = expected["chunks"]
     whole = (slice(0, 1), *(slice(0, n) for n in node.shape[1:]))
