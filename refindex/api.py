@@ -18,7 +18,7 @@ from refindex import growth, storage
 from refindex.access import urls
 from refindex.access.files import Stale
 from refindex.difference import Difference, compare
-from refindex.growth import Growth
+from refindex.growth import Growth, How
 from refindex.join import JoinOptions, Member, alike
 from refindex.join import join as join_members
 from refindex.join.options import OnDifference, Overlap
@@ -171,6 +171,7 @@ def append(
     sources: Sources,
     *,
     replace: bool = False,
+    concat_dim: str | Iterable[str] = "auto",
     overlap: Overlap | None = None,
     on_difference: OnDifference | None = None,
     variables: Collection[str] | None = None,
@@ -194,6 +195,9 @@ def append(
         Paths, URLs, globs or folders. Files that the archive has, and that have not changed, are skipped.
     replace:
         Whether files that have changed since they were scanned take the place of what they were.
+    concat_dim:
+        For an archive of one file: along which dimensions it grows; ``"auto"``: those whose coordinates differ. An
+        archive of more is joined as it was.
     overlap, on_difference:
         As for :func:`scan`; by default as when the archive was made.
     variables, workers, executor, storage_options, strict, progress:
@@ -229,8 +233,11 @@ def append(
         scanned,
         replaced=[name for name in files.changed if name in scanned.manifests],
         skipped=files.same,
-        overlap=overlap,
-        on_difference=on_difference,
+        how=How(
+            overlap=overlap,
+            on_difference=on_difference,
+            concat_dim=JoinOptions.of(concat_dim=concat_dim).concat_dim,
+        ),
         storage_options=storage_options,
         dry_run=dry_run,
     )

@@ -50,6 +50,18 @@ class Growth:
 
 
 @dataclass(frozen=True, kw_only=True)
+class How:
+    """What an append says of how to join; None, or empty: as the archive was joined.
+
+    ``concat_dim`` is for an archive of one file, of which nothing says yet along what it grows.
+    """
+
+    overlap: Overlap | None = None
+    on_difference: OnDifference | None = None
+    concat_dim: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sorted:
     """Files that are to be appended, by what the archive knows of them."""
 
@@ -76,9 +88,17 @@ def sort_files(found: Sequence[str], sources: Sequence[Source], storage_options:
             new.append(url)
             continue
         with reading(url, "looking at it"):
-            now = open_reader(url, storage_options).identity()
+            now = _identity(url, storage_options)
         (same if describe_change(recorded, now) is None else changed).append(url)
     return Sorted(new=tuple(new), changed=tuple(changed), same=tuple(same))
+
+
+def _identity(url: str, storage_options: StorageOptions) -> Source:
+    """What a file is now; a local one is not opened for that."""
+    if not urls.is_local(url):
+        return open_reader(url, storage_options).identity()
+    status = urls.local_path(url).stat()
+    return Source(url=url, size=status.st_size, mtime=status.st_mtime_ns // 1000)
 
 
 def refuse_changed(changed: Sequence[str]) -> None:
@@ -97,8 +117,7 @@ def append(
     *,
     replaced: Sequence[str],
     skipped: Sequence[str],
-    overlap: Overlap | None,
-    on_difference: OnDifference | None,
+    how: How,
     storage_options: StorageOptions,
     dry_run: bool = False,
 ) -> Growth:
@@ -121,7 +140,7 @@ def append(
         todo = {name: manifest for name, manifest in scanned.manifests.items() if name not in have or name in replaced}
         if not todo:
             return None
-        made = _grown(reader, todo, [name for name in replaced if name in todo], overlap, on_difference)
+        made = _grown(reader, todo, [name for name in replaced if name in todo], how)
         if isinstance(made, Change):
             entries = (*made.report, *scanned.failures)
             return replace(made, report=entries)
@@ -154,8 +173,7 @@ def _grown(
     reader: ManifestReader,
     manifests: Mapping[str, Manifest],
     replaced: Sequence[str],
-    overlap: Overlap | None,
-    on_difference: OnDifference | None,
+    how: How,
 ) -> Content:
     """The next version of an archive, with files joined to it."""
     record = reader.nodes[""].joined
@@ -164,33 +182,37 @@ def _grown(
         manifest = storage.load(reader)
         gone = {n for n, source in enumerate(reader.sources) if source.url in replaced}
         if record is None:
-            return _anew(manifest, manifests, gone, overlap, on_difference)
+            return _anew(manifest, manifests, gone, how)
         if "options" not in record:
             names = ", ".join(urls.display(name) for name in replaced)
             raise UnsupportedError(
                 f"{names}: each file of the archive is a group of its own, and none can be replaced; scan all anew"
             )
         if all(p.source in gone for p in manifest.placements):
-            options = _options(record, overlap, on_difference)
+            options = _options(record, how)
             dims = tuple(str(dim["key"]) for dim in record["dims"] if dim["key"] not in options.stack)
             return join(_members(manifests), replace(options, concat_dim=dims)).to_manifest()
         rest = without(manifest, gone, replaced=True)
         shown = {urls.display(reader.sources[n].url) for n in gone}
         rest = replace(rest, report=ScanReport(entries=tuple(e for e in rest.report if e.source not in shown)))
-        change = _grown(MemoryReader(rest, url=reader.url), manifests, (), overlap, on_difference)
+        change = _grown(MemoryReader(rest, url=reader.url), manifests, (), how)
         return change.applied_to(rest) if isinstance(change, Change) else change
     if record is None:
-        return _anew(storage.load(reader), manifests, set(), overlap, on_difference)
+        return _anew(storage.load(reader), manifests, set(), how)
     if "options" not in record:
         return _beside(reader, manifests)
     members = [Member.of_archive(reader), *_members(manifests)]
-    return join(members, _options(record, overlap, on_difference)).to_change()
+    return join(members, _options(record, how)).to_change()
 
 
-def _options(record: Mapping[str, Any], overlap: Overlap | None, on_difference: OnDifference | None) -> JoinOptions:
+def _options(record: Mapping[str, Any], how: How) -> JoinOptions:
     """How an archive was joined, so that more is joined alike."""
     options = JoinOptions.from_json(record["options"])
-    return replace(options, overlap=overlap or options.overlap, on_difference=on_difference or options.on_difference)
+    return replace(
+        options,
+        overlap=how.overlap or options.overlap,
+        on_difference=how.on_difference or options.on_difference,
+    )
 
 
 def _members(manifests: Mapping[str, Manifest]) -> list[Member]:
@@ -201,8 +223,7 @@ def _anew(
     manifest: Manifest,
     manifests: Mapping[str, Manifest],
     gone: set[int],
-    overlap: Overlap | None,
-    on_difference: OnDifference | None,
+    how: How,
 ) -> Manifest:
     """An archive of one file, with others joined to it: nothing says yet how."""
     members = _members(manifests)
@@ -210,7 +231,9 @@ def _anew(
         members.insert(0, Member.of_file(manifest))
     if len(members) == 1:
         return next(iter(manifests.values()))
-    options = JoinOptions(overlap=overlap or "error", on_difference=on_difference or "error")
+    options = JoinOptions(
+        concat_dim=how.concat_dim, overlap=how.overlap or "error", on_difference=how.on_difference or "error"
+    )
     return join(members, options).to_manifest()
 
 

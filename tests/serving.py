@@ -134,7 +134,7 @@ class RangeServer:
         for span in asked.split(","):
             first, _, last = span.strip().partition("-")
             spans.append((int(first), min(int(last or size - 1), size - 1)))
-        if len(spans) > 1 and not self.several or any(first > last for first, last in spans):
+        if (len(spans) > 1 and not self.several) or any(first > last for first, last in spans):
             return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
         with path.open("rb") as file:
             parts = []

@@ -138,9 +138,14 @@ class RemoteBlocks:
         self._ahead = min(2 * self._ahead, MOST_AHEAD) if goes_on else AHEAD
         begin = offset // _ALIGNMENT * _ALIGNMENT
         end = min(self.size, max(stop, begin + self._ahead))
-        gaps = self._held.missing([(begin, end)])
-        # Beyond what is wanted, up to the next bytes that are already there.
-        wanted = [gap for gap in gaps if gap[0] < stop and gap[1] > offset]
+        # Over small pieces that are already there, which would cut what lies in one stretch into many requests.
+        run: list[Span] = []
+        for gap in self._held.missing([(begin, end)]):
+            if run and gap[0] - run[-1][1] <= AHEAD:
+                run[-1] = (run[-1][0], gap[1])
+            else:
+                run.append(gap)
+        wanted = [span for span in run if span[0] < stop and span[1] > offset]
         self._next = wanted[-1][1]
         self._fetch(wanted)
 

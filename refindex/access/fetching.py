@@ -36,6 +36,9 @@ _TOGETHER = Merging(gap=4 << 10, limit=1 << 20)
 
 _LARGE = 256 << 10
 _PER_SECOND = 100_000
+_BETWEEN = 16 << 20
+"""Bytes that are kept of one round beyond what it asked for."""
+
 _FEW = 4
 """From more requests than this on, it is worth asking for several ranges in one."""
 
@@ -89,17 +92,20 @@ class Fetcher:
         """All of these ranges, which are in order and do not overlap, at the same time."""
         pieces = [(at, min(at + PIECE, stop)) for start, stop in missing for at in range(start, stop, PIECE)]
         singly = _merged(pieces, self._singly)
+        # What lies between is likely to be asked for next, if it is little.
+        wanted = None if sum(stop - start for start, stop in singly) <= _BETWEEN else missing
         if self._transport.many is False or len(singly) <= _FEW:
-            return await _all(self._cut(self.get(*span), missing) for span in singly)
+            return await _all(self._cut(self.get(*span), wanted) for span in singly)
         groups = _grouped(_merged(pieces, _TOGETHER))
         answers: list[Answer] = []
         if self._transport.many is None:  # found out with one request, not with all
-            answers += await self._cut(self._get_group(groups.pop(0)), missing)
-        return answers + await _all(self._cut(self._get_group(group), missing) for group in groups)
+            answers += await self._cut(self._get_group(groups.pop(0)), wanted)
+        return answers + await _all(self._cut(self._get_group(group), wanted) for group in groups)
 
-    async def _cut(self, coming: Awaitable[list[Answer]], wanted: Sequence[Span]) -> list[Answer]:
-        """What comes, without what was only read because it lies between."""
-        return [part for answer in await coming for part in _parts(answer, wanted)]
+    async def _cut(self, coming: Awaitable[list[Answer]], wanted: Sequence[Span] | None) -> list[Answer]:
+        """What comes, without what was only read because it lies between those that are wanted."""
+        answers = await coming
+        return answers if wanted is None else [part for answer in answers for part in _parts(answer, wanted)]
 
     async def _get_group(self, group: Sequence[Span]) -> list[Answer]:
         """Several ranges in one request, if the server can; what is missing then is asked for one by one."""

@@ -39,6 +39,10 @@ def append(
     replace: Annotated[
         bool, typer.Option("--replace", help="Take files that have changed since as they are now.")
     ] = False,
+    concat_dim: Annotated[
+        list[str] | None,
+        typer.Option("--concat-dim", help="For an archive of one file: along which dimension it grows.", metavar="DIM"),
+    ] = None,
     overlap: OVERLAP = None,
     on_difference: ON_DIFFERENCE = None,
     variable: Annotated[
@@ -66,6 +70,7 @@ def append(
             archive,
             wanted,
             replace=replace,
+            concat_dim=concat_dim or "auto",
             overlap=choice("--overlap", overlap, Overlap),
             on_difference=choice("--on-difference", on_difference, OnDifference),
             variables=variable,

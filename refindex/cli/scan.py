@@ -22,6 +22,7 @@ from refindex.cli.options import (
     plural,
 )
 from refindex.errors import ExistsError
+from refindex.join import JoinOptions
 from refindex.join.options import OnDifference, Overlap
 from refindex.model.manifest import Manifest, ScanReport, Status
 from refindex.storage import parquet
@@ -95,6 +96,10 @@ def command(
     if out is None and not dry_run:
         raise typer.BadParameter("say where to write the manifest with --out, or pass --dry-run")
     options = parse_storage_options(storage_options)
+    try:
+        JoinOptions.of(stack=stack)
+    except ValueError as error:
+        raise typer.BadParameter(f"--stack: {error}") from error
     if out is not None and not dry_run:
         _check_output(out, overwrite, options)
     version = None

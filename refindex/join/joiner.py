@@ -581,7 +581,12 @@ class _Join:
             else [{"key": key, "coordinate": key in self.keys.coordinates} for key in self.dims],
             "options": self.options.to_json(),
             "constants": kept | self.digests,
+            "overlapping": self._overlaps() or bool((base.nodes[""].joined or {}).get("overlapping")),
         }
+
+    def _overlaps(self) -> bool:
+        """Whether parts of some files are not in the archive, because others have the same coordinates."""
+        return bool(self.left_out) or any(sum(dim.lengths) > dim.size for dim in self.dims.values())
 
     def _placements(self, source_maps: Mapping[int, IntArray]) -> tuple[tuple[Placement, ...], bool]:
         """Where all sources lie; only those of new files if the archive's stay where they are."""

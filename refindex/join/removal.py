@@ -44,7 +44,8 @@ def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = Fa
         If nothing would be left.
     UnsupportedError
         If the archive is not joined, or was merged of files with different variables: which values came from which
-        file is not known then. If what all files share was stored in one that goes, and is large or cannot be read.
+        file is not known then. If files overlap, of which only one is in the archive at each place. If what all files
+        share was stored in one that goes, and is large or cannot be read.
     """
     record = manifest.groups[""].joined or {}
     names = ", ".join(urls.display(manifest.sources[n].url) for n in sorted(numbers))
@@ -53,6 +54,11 @@ def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = Fa
     if JoinOptions.from_json(record["options"]).merge:
         raise UnsupportedError(
             f"{names}: the archive is merged of different variables; scan those anew that are to stay"
+        )
+    if record.get("overlapping"):
+        raise UnsupportedError(
+            f"{names}: files of the archive overlap, and what others have in its place is not in the archive; scan "
+            "those anew that are to stay"
         )
     gone = [p for p in manifest.placements if p.source in numbers]
     stay = [p for p in manifest.placements if p.source not in numbers]

@@ -16,7 +16,7 @@ from refindex.join.times import TimeUnits, unify
 from refindex.join.values import array_values
 from refindex.model.dtype import fill_value_from_json
 from refindex.model.manifest import Node
-from refindex.model.packing import PACKING_ATTRIBUTES, Packing, packing_of
+from refindex.model.packing import PACKED_ATTRIBUTES, PACKING_ATTRIBUTES, Packing, packing_of
 from refindex.model.promotion import common_type, widens
 
 type Values = np.ndarray[Any, Any]
@@ -227,7 +227,7 @@ def _unpack(
         p if p is None or np.dtype(p.dtype).kind == "f" else _as_float(p, f)
         for p, f in zip(packings, floats, strict=True)
     ]
-    for name in PACKING_ATTRIBUTES:
+    for name in (*PACKING_ATTRIBUTES, *PACKED_ATTRIBUTES):
         plan.attributes.pop(name, None)
         plan.attribute_types.pop(name, None)
     plan.reasons.append(

@@ -17,6 +17,9 @@ from refindex.errors import FormatError
 PACKING_ATTRIBUTES = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 """Attributes that say how stored numbers become values (CF conventions 8.1 and 2.5.1, and the NetCDF users guide)."""
 
+PACKED_ATTRIBUTES = ("valid_min", "valid_max", "valid_range")
+"""Attributes whose values are packed as the data are (CF conventions 2.5.1)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Number:
@@ -43,7 +46,14 @@ class Number:
         dtype = np.dtype(str(value[0]))
         if dtype.kind not in "iufb" or not isinstance(value[1], int | float):
             raise FormatError(f"packing: not a number: {value!r}")
+        if dtype.kind in "iu" and (not isinstance(value[1], int) or not _fits(value[1], dtype)):
+            raise FormatError(f"packing: {value[1]!r} is not one of {dtype}")
         return cls(dtype.str, value[1])
+
+
+def _fits(number: int, dtype: np.dtype[Any]) -> bool:
+    limits = np.iinfo(dtype)
+    return int(limits.min) <= number <= int(limits.max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

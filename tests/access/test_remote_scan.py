@@ -54,7 +54,7 @@ def write_daily(path: Path, *, step: int = 40, day: int = 0, variables: int = 10
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("www")
-    write_chunks(folder / "tree.h5", side=256, nbytes=1100)
+    write_chunks(folder / "tree.h5", side=256, nbytes=1250)
     write_chunks(folder / "array.h5", side=256, nbytes=1100, libver="latest")
     write_daily(folder / "small.nc", step=20)
     write_daily(folder / "daily.nc", step=120)
@@ -72,7 +72,7 @@ def running(folder: Path) -> Iterator[RangeServer]:
 def server(running: RangeServer) -> Iterator[RangeServer]:
     running.forget()
     yield running
-    running.trouble, running.several, running.ranges, running.tells = None, True, True, ("ETag", "Last-Modified")
+    running.several, running.delay = True, 0
 
 
 def same(found: Manifest, local: Manifest) -> None:
@@ -116,7 +116,7 @@ def test_a_tree_of_65536_chunks(server: RangeServer) -> None:
 
 
 def test_a_tree_on_a_server_that_takes_one_range_a_request(server: RangeServer) -> None:
-    server.several = False
+    server.several, server.delay = False, 0.005
     stats = scanned(server, "tree.h5")
     assert stats.nbytes <= 12 * MB
     assert 16 < server.most_at_once <= 64
@@ -193,7 +193,8 @@ def test_linked_files_are_counted_and_read_with_ranges(server: RangeServer) -> N
         file["there"] = h5py.ExternalLink("large.nc", "/v3")
     stats = RemoteStats()
     found = scan_source(f"{server.url}/linking.h5", stats=stats)
-    same(found, scan_source(f"file://{server.folder}/linking.h5"))
+    local = scan_source(f"file://{server.folder}/linking.h5")
+    assert found.arrays["there"].chunks.same_references(local.arrays["there"].chunks)
     assert stats.files == 2
     assert stats.requests <= 10
     assert stats.nbytes < 3 * MB
@@ -204,17 +205,13 @@ def test_many_files_overlap(server: RangeServer, tmp_path: Path) -> None:
         write_daily(server.folder / f"many-{number}.nc", step=10, day=number, variables=2)
     remote = [f"{server.url}/many-{number}.nc" for number in range(40)]
     server.delay = 0.02
-    try:
-        stats = RemoteStats()
-        found = scan_many(remote, workers=1, stats=stats)
-        assert stats.requests == len(server.requests) == stats.files == 40
-        assert 8 < server.most_at_once <= 16
-        server.forget()
-        counted = RemoteStats()
-        apart = scan_many(remote, workers=2, stats=counted)
-        assert counted == stats
-    finally:
-        server.delay = 0
+    stats = RemoteStats()
+    found = scan_many(remote, workers=1, stats=stats)
+    assert stats.requests == len(server.requests) == stats.files == 40
+    assert 8 < server.most_at_once <= 16
+    counted = RemoteStats()
+    apart = scan_many(remote, workers=2, stats=counted)
+    assert counted == stats
     assert list(found.manifests) == list(apart.manifests) == remote
     for url in remote:
         same(found.manifests[url], scan_source(f"file://{server.folder}/{url.rpartition('/')[2]}"))

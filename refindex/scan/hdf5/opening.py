@@ -60,6 +60,12 @@ def opened(url: str, blocks: RemoteBlocks | None = None) -> Iterator[tuple[h5py.
                 file, note = _left_open(url, where, stack, error)
             else:
                 file, note = _family(url, where, stack, error)
+        if blocks is not None and not note:
+            # libhdf5 minds these flags only where its own drivers read.
+            with blocks.file() as binary:
+                patch = clear_flags(binary)
+            if patch is not None and patch[2] & 0b101:
+                note = LEFT_OPEN.format(flags=patch[2])
         yield file, note
 
 
@@ -79,7 +85,7 @@ def _left_open(url: str, where: Any, stack: contextlib.ExitStack, error: Excepti
     return file, LEFT_OPEN.format(flags=flags)
 
 
-def _superblock_start(binary: BinaryIO) -> int | None:
+def _superblock_start(binary: BinaryIO | io.RawIOBase) -> int | None:
     """Section II.A: the signature is at byte 0, 512, 1024, 2048, ..."""
     size = binary.seek(0, io.SEEK_END)
     start = 0
@@ -91,7 +97,7 @@ def _superblock_start(binary: BinaryIO) -> int | None:
     return None
 
 
-def clear_flags(binary: BinaryIO) -> tuple[int, bytes, int] | None:
+def clear_flags(binary: BinaryIO | io.RawIOBase) -> tuple[int, bytes, int] | None:
     """The superblock as if its file had been closed: where it starts, its bytes, and the flags that it had.
 
     Format specification II.A, version 3: file consistency flags at byte 11 (bit 0 write access, bit 2 single
