@@ -181,3 +181,18 @@ def _csr(count: int, chunk: IntArray, joined: IntArray, start: IntArray) -> Axis
         chunk, joined, start = chunk[order], joined[order], start[order]
     pointer = np.searchsorted(chunk, np.arange(count + 1)).astype(np.int64)
     return AxisMap(pointer=pointer, joined=joined.astype(np.int64), start=start.astype(np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """One member's part in a joined array: the member, its kind of document, and its track along each joined axis."""
+
+    member: int
+    kind: int
+    tracks: tuple[Track, ...]
+
+
+def track_of(use: Use, dims: Sequence[JoinedDim | None], axis: int) -> Track:
+    if dims[axis] is None:
+        return ()
+    return use.tracks[sum(dim is not None for dim in dims[:axis])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,83 +10,36 @@ import numpy as np
 import numpy.typing as npt
 
 from refindex.errors import RefindexError
+from refindex.join.axis import Use
 from refindex.join.barriers import Findings, condense, some
+from refindex.join.comparison import Comparison
 from refindex.join.dimensions import (
     DimensionKeys,
     JoinedDim,
-    base_cells,
-    check_positions,
     differing_dimensions,
     dimension_sizes,
     join_dimension,
 )
 from refindex.join.member import Member, Variants
 from refindex.join.options import JoinOptions
-from refindex.join.references import AxisCache, JoinedReferences, Use, join_references
+from refindex.join.placements import joined_placements
+from refindex.join.positions import base_cells, check_positions
+from refindex.join.references import AxisCache, JoinedReferences, join_references
+from refindex.join.result import Joined
 from refindex.join.small import is_small, join_values
 from refindex.join.stacking import repeat_member, stack_members
 from refindex.join.times import time_label
-from refindex.join.values import constants, digest, same_values
+from refindex.join.values import constants, digest
 from refindex.join.variables import ArrayPlan, merge_attributes, plan_array, plan_times
-from refindex.model.change import Change
 from refindex.model.chunks import ChunkTable
 from refindex.model.dtype import data_type_json, fill_value_json
-from refindex.model.manifest import Array, Manifest, Node, Placement, ReportEntry, ScanReport, Source, Status
+from refindex.model.manifest import Manifest, Node, ReportEntry, Source, Status
 from refindex.model.zarr_v3 import array_document, dumps, group_document
 
 type IntArray = npt.NDArray[np.int64]
 type Values = np.ndarray[Any, Any]
 
 BOUNDS = ("bounds", "climatology")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Joined:
-    """The result of a join.
-
-    ``tables`` holds, for each array, its references and the chunk number from which on they replace those of the
-    archive that was appended to (None: it did not have the array).
-    """
-
-    nodes: Mapping[str, Node]
-    tables: Mapping[str, tuple[ChunkTable, int | None]]
-    sources: tuple[Source, ...]
-    known_sources: int
-    placements: tuple[Placement, ...]
-    moved: bool
-    report: tuple[ReportEntry, ...]
-
-    def to_manifest(self) -> Manifest:
-        """As a manifest of its own: nothing was appended to."""
-        arrays = {
-            path: Array(
-                path=path,
-                document=self.nodes[path].document,
-                encodings=self.nodes[path].encodings,
-                attribute_types=self.nodes[path].attribute_types,
-                chunks=table,
-            ).knowing(json=self.nodes[path].json, grid=self.nodes[path].grid)
-            for path, (table, _) in self.tables.items()
-        }
-        return Manifest(
-            groups={path: node for path, node in self.nodes.items() if path not in self.tables},
-            arrays=arrays,
-            sources=self.sources,
-            report=ScanReport(entries=self.report),
-            placements=self.placements,
-        )
-
-    def to_change(self) -> Change:
-        """As a change of the archive that was appended to."""
-        return Change(
-            nodes=self.nodes,
-            sources=self.sources[self.known_sources :],
-            dropped={path: start for path, (_, start) in self.tables.items() if start is not None},
-            chunks={path: table for path, (table, _) in self.tables.items() if len(table)},
-            placements=self.placements,
-            replace_placements=self.moved,
-            report=self.report,
-        )
 
 
 def join(members: Sequence[Member], options: JoinOptions) -> Joined:
@@ -119,13 +71,13 @@ class _Join:
     cells: set[tuple[int, ...]] = field(init=False, default_factory=set)
     held: dict[tuple[str, ...], set[tuple[int, ...]]] = field(init=False, default_factory=dict)
     cache: AxisCache = field(init=False, default_factory=AxisCache)
-    digests: dict[str, str] = field(init=False, default_factory=dict)
-    differing: dict[str, str] = field(init=False, default_factory=dict)
-    taken: set[str] = field(init=False, default_factory=set)
-    unequal: dict[tuple[str, int], list[int]] = field(init=False, default_factory=dict)
+    comparison: Comparison = field(init=False)
 
     def run(self, *, repeat: bool) -> Joined:
         members = self.members
+        self.comparison = Comparison(
+            members=members, options=self.options, findings=self.findings, dims=self.dims, axes=self._axes
+        )
         paths = dict.fromkeys(path for member in members for path, node in member.nodes.items() if node.is_array)
         self.variants = {path: Variants.of(members, path) for path in paths}
         self._check_kinds()
@@ -136,13 +88,8 @@ class _Join:
             self.findings.check()
         # Values are compared even where something stands in the way already: all of it is to be said at once.
         uses = {path: self._uses(path) for path in self.plans}
-        for (path, one), others in self.unequal.items():
-            names = some([self.members[n].name for n in others])
-            self.findings.bar(
-                f"/{path}: values differ between {self.members[one].name} and {names}; pass on_difference='first' "
-                "(--on-difference first) to take those of the first file, or 'stack' to keep all"
-            )
-        if self.differing and self.options.on_difference == "stack" and repeat:
+        self.comparison.bar_unequal()
+        if self.comparison.differing and self.options.on_difference == "stack" and repeat:
             return self._repeated()
         self.findings.check()
         sources, source_maps = self._sources()
@@ -153,7 +100,7 @@ class _Join:
             self._array(plan, uses[path], source_maps, nodes, tables, entries)
         self.findings.check()
         nodes[""] = replace(nodes[""], joined=self._record())
-        placements, moved = self._placements(source_maps)
+        placements, moved = joined_placements(self.members, self.dims, source_maps)
         return Joined(
             nodes=nodes,
             tables=tables,
@@ -253,26 +200,14 @@ class _Join:
             here = self._cells_of(number, joined)
             taken = next((holders[cell] for cell in here if cell in holders), None)
             if taken is not None:
-                self._compare(plan, taken, number, joined)
+                self.comparison.compare(plan, taken, number, joined)
                 continue
             holders |= dict.fromkeys(here, number)
             uses.append(Use(member=number, kind=kind, tracks=tracks))
         if not joined:
-            self._check_known(plan, uses)
+            self.comparison.check_known(plan, uses)
         self._check_missing(plan, holders, joined)
         return uses
-
-    def _check_known(self, plan: ArrayPlan, uses: Sequence[Use]) -> None:
-        """A constant that was stored in a file that is replaced must be what the other files have."""
-        base = self.members[0]
-        known = constants(base.nodes[""].joined).get(plan.path) if base.is_base else None
-        if known is None or plan.path in base.nodes or not uses or self.options.on_difference == "first":
-            return
-        if digest(plan.values(self.members, uses[0].member)) != known:
-            self.findings.bar(
-                f"/{plan.path}: values differ between {base.name} and {self.members[uses[0].member].name}; pass "
-                "on_difference='first' (--on-difference first) to take those of the latter"
-            )
 
     def _cells_of(self, number: int, joined: Sequence[JoinedDim]) -> set[tuple[int, ...]]:
         member = self.members[number]
@@ -282,97 +217,6 @@ class _Join:
                 self.held[key] = base_cells(member, joined, number) if joined else {()}
             return self.held[key]
         return {tuple(dim.tracks[number][0][0] for dim in joined)}
-
-    def _compare(self, plan: ArrayPlan, one: int, other: int, joined: Sequence[JoinedDim]) -> None:
-        """Two files have a variable at the same place: their values must be equal."""
-        if plan.path in self.differing or plan.path in self.taken:
-            return
-        if self.members[one].is_base and joined and self._has_nothing(plan, one, other):
-            self.findings.bar(
-                f"/{plan.path}: missing in {self.members[one].name} where {self.members[other].name} has it: a "
-                "variable that was missing cannot be filled in later; scan all files anew"
-            )
-            return
-        if self.options.on_difference == "first" and not self._is_cheap(plan, one, other):
-            self.taken.add(plan.path)
-            self.findings.note(
-                self.members[one].name,
-                plan.path,
-                f"the values of {self.members[one].name} are taken, others not looked at",
-            )
-            return
-        try:
-            equal = self._equal(plan, one, other, joined)
-        except RefindexError as error:
-            self.findings.bar(f"/{plan.path}: {error}")
-            return
-        if equal:
-            return
-        names = f"{self.members[one].name} and {self.members[other].name}"
-        if self.options.on_difference == "first":
-            self.taken.add(plan.path)
-            self.findings.note(
-                self.members[other].name, plan.path, f"values differ between {names}: those of the former are taken"
-            )
-            return
-        if self.options.on_difference == "stack" and not joined and len(self.dims) == 1:
-            self.differing[plan.path] = next(iter(self.dims))
-            self.findings.note(
-                self.members[other].name,
-                plan.path,
-                f"values differ between {names}: stacked along {next(iter(self.dims))}",
-            )
-            return
-        self.unequal.setdefault((plan.path, one), []).append(other)
-
-    def _is_cheap(self, plan: ArrayPlan, one: int, other: int) -> bool:
-        """Whether two files' values are in their manifests, and can be compared without reading the files."""
-        if self.members[one].is_base:
-            return False
-        return all(bool((self.members[n].table(plan.path).source < 0).all()) for n in (one, other))
-
-    def _equal(self, plan: ArrayPlan, one: int, other: int, joined: Sequence[JoinedDim]) -> bool:
-        first, second = self.members[one], self.members[other]
-        kinds = plan.variants.kind_of(one), plan.variants.kind_of(other)
-        if not first.is_base and kinds[0] == kinds[1]:
-            tables = first.table(plan.path), second.table(plan.path)
-            inline = all(bool((t.source < 0).all()) for t in tables)
-            if inline and tables[0].data == tables[1].data and np.array_equal(tables[0].chunk, tables[1].chunk):
-                return True
-        values = plan.values(self.members, other)
-        if first.is_base:
-            known = constants(first.nodes[""].joined).get(plan.path)
-            if known is not None and known == digest(values):
-                return True
-        before = plan.values(self.members, one)
-        if first.is_base and joined:
-            before = before[self._part(plan, one, other)]
-        if not first.is_base:
-            self.digests.setdefault(plan.path, digest(before))
-        return same_values(before, values)
-
-    def _has_nothing(self, plan: ArrayPlan, one: int, other: int) -> bool:
-        """Whether an archive has only fill values at the place of another member, which has others."""
-        part, kind = self._part(plan, one, other), plan.variants.kind_of(one)
-        try:
-            before, values = plan.values(self.members, one)[part], plan.values(self.members, other)
-        except RefindexError as error:
-            self.findings.bar(f"/{plan.path}: {error}")
-            return False
-        fills = (plan.fill_of(kind), plan.missing(kind))
-        return not same_values(before, values) and any(same_values(before, np.full_like(before, f)) for f in fills)
-
-    def _part(self, plan: ArrayPlan, one: int, other: int) -> tuple[slice, ...]:
-        """Where in an archive's array the place of another member is."""
-        part = []
-        for dim in self._axes(plan):
-            if dim is None:
-                part.append(slice(None))
-                continue
-            segment = dim.tracks[other][0][0]
-            at = dict(dim.tracks[one]).get(segment, 0)
-            part.append(slice(at, at + dim.lengths[segment]))
-        return tuple(part)
 
     def _check_missing(
         self, plan: ArrayPlan, holders: Mapping[tuple[int, ...], int], joined: Sequence[JoinedDim]
@@ -434,12 +278,12 @@ class _Join:
             if member.is_base
             else repeat_member(
                 member,
-                self.differing,
+                self.comparison.differing,
                 {key: int(self.sizes[key][number]) for key in self.dims if self.sizes[key][number] >= 0},
             )
             for number, member in enumerate(self.members)
         ]
-        findings = Findings(entries=[e for e in self.findings.entries if e.path in self.differing])
+        findings = Findings(entries=[e for e in self.findings.entries if e.path in self.comparison.differing])
         return _Join(members, self.options, findings).run(repeat=False)
 
     def _sources(self) -> tuple[tuple[Source, ...], dict[int, IntArray]]:
@@ -556,7 +400,7 @@ class _Join:
         count = sum(number not in self.left_out for number in plan.variants.members)
         if along:
             said = [f"joined along {along} from {len(uses)} files" if len(uses) > 1 else f"in one file, along {along}"]
-        elif plan.path in self.taken:
+        elif plan.path in self.comparison.taken:
             said = [f"of the first of {count} files"]
         else:
             said = [f"the same in {count} files" if count > 1 else "in one file"]
@@ -569,85 +413,24 @@ class _Join:
         base = self.members[0]
         kept = dict(constants(base.nodes[""].joined)) if base.is_base else {}
         for path, plan in self.plans.items():
-            if path in kept or any(self._axes(plan)) or path in self.digests:
+            if path in kept or any(self._axes(plan)) or path in self.comparison.digests:
                 continue
             first = plan.variants.members[0]
             if not self.members[first].is_base and bool((self.members[first].table(path).source < 0).all()):
-                self.digests[path] = digest(plan.values(self.members, first))
+                self.comparison.digests[path] = digest(plan.values(self.members, first))
         return {
             "dims": [{"key": key, "coordinate": key in self.keys.coordinates} for key in self.dims]
             or (base.nodes[""].joined or {}).get("dims", [])
             if base.is_base
             else [{"key": key, "coordinate": key in self.keys.coordinates} for key in self.dims],
             "options": self.options.to_json(),
-            "constants": kept | self.digests,
+            "constants": kept | self.comparison.digests,
             "overlapping": self._overlaps() or bool((base.nodes[""].joined or {}).get("overlapping")),
         }
 
     def _overlaps(self) -> bool:
         """Whether parts of some files are not in the archive, because others have the same coordinates."""
         return bool(self.left_out) or any(sum(dim.lengths) > dim.size for dim in self.dims.values())
-
-    def _placements(self, source_maps: Mapping[int, IntArray]) -> tuple[tuple[Placement, ...], bool]:
-        """Where all sources lie; only those of new files if the archive's stay where they are."""
-        new: list[Placement] = []
-        old: list[Placement] = []
-        moved = False
-        for dim in self.dims.values():
-            pieces: dict[int, list[tuple[int, int, int]]] = {}
-            columns = (dim.segment.tolist(), dim.start.tolist(), dim.length.tolist(), dim.at.tolist())
-            for segment, start, length, at in zip(*columns, strict=True):
-                pieces.setdefault(segment, []).append((start, length, at))
-            for number, member in enumerate(self.members):
-                if member.is_base:
-                    shifted = _shifted(member, dim, number, pieces)
-                    moved = moved or shifted != [p for p in member.placements if p.dim == dim.key]
-                    old += shifted
-                elif number in source_maps and len(source_maps[number]):
-                    new += [
-                        Placement(
-                            dim=dim.key,
-                            source=int(source_maps[number][0]),
-                            start=at,
-                            length=length,
-                            offset=offset + start,
-                        )
-                        for segment, offset in dim.tracks[number]
-                        for start, length, at in pieces.get(segment, ())
-                    ]
-        base = self.members[0]
-        if moved:
-            old += [p for p in base.placements if p.dim not in self.dims]
-        return ((*old, *new) if moved else tuple(new)), moved
-
-
-def _shifted(
-    member: Member, dim: JoinedDim, number: int, pieces: Mapping[int, list[tuple[int, int, int]]]
-) -> list[Placement]:
-    """The placements of an archive's sources where its parts have moved to."""
-    moved = sorted(
-        (offset + start, length, at)
-        for segment, offset in dim.tracks[number]
-        for start, length, at in pieces.get(segment, ())
-    )
-    begins = [begin for begin, _, _ in moved]
-    out = []
-    for placement in member.placements:
-        if placement.dim != dim.key:
-            continue
-        stop = placement.start + placement.length
-        for begin, length, at in moved[max(bisect_right(begins, placement.start) - 1, 0) : bisect_left(begins, stop)]:
-            low, high = max(begin, placement.start), min(begin + length, stop)
-            if low < high:
-                out.append(
-                    replace(
-                        placement,
-                        start=at + low - begin,
-                        length=high - low,
-                        offset=placement.offset + low - placement.start,
-                    )
-                )
-    return out
 
 
 def alike(manifests: Sequence[Manifest]) -> bool:

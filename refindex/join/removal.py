@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from refindex.access import urls
 from refindex.errors import JoinError, NotFoundError, RefindexError, UnsupportedError
+from refindex.join.axis import Use
 from refindex.join.barriers import Findings
 from refindex.join.dimensions import DimensionKeys, JoinedDim
 from refindex.join.member import Member, Variants
 from refindex.join.options import JoinOptions
-from refindex.join.references import AxisCache, Use, join_references
+from refindex.join.references import AxisCache, join_references
 from refindex.join.small import INLINE_NBYTES, is_small, join_values
 from refindex.join.values import array_values
 from refindex.join.variables import plan_array

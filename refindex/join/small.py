@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from refindex.errors import RefindexError
+from refindex.join.axis import Use
 from refindex.join.barriers import Findings
 from refindex.join.dimensions import JoinedDim
 from refindex.join.member import Member
-from refindex.join.references import JoinedReferences, Use
+from refindex.join.references import JoinedReferences
 from refindex.join.values import array_values, encode_declared, is_inline
 from refindex.join.variables import ArrayPlan
 from refindex.model.chunks import ChunkTable

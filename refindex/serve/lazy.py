@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,25 @@ import numpy.typing as npt
 import zarr
 import zarr_indexing as zi
 
-from refindex.errors import FormatError
+from refindex.errors import FormatError, UnsupportedError
 from refindex.model.manifest import Node
+from refindex.serve.explain import Cost, Explanation, usual_selections
+from refindex.serve.source import ArraySource, array_source
+from refindex.serve.views import Affine, Wanted, coordinates, follows, wanted
 
 type Values = np.ndarray[Any, Any]
+
+
+class _Origin:
+    """What all views of an array share: found when the first of them is read."""
+
+    def __init__(self, array: zarr.Array[Any], node: Node) -> None:
+        self._array, self._node = array, node
+
+    @cached_property
+    def source(self) -> ArraySource | None:
+        """What reads the array by plans, None where that is left to zarr-python."""
+        return array_source(self._array, self._node)
 
 
 class LazyArray:
@@ -29,9 +45,26 @@ class LazyArray:
     def __init__(self, array: zarr.Array[Any], node: Node, transform: zi.IndexTransform | None = None) -> None:
         self._array = array
         self._node = node
+        self._affine: Affine | None = None
         if transform is None:
-            transform = zi.IndexTransform.from_shape(tuple(int(n) for n in array.shape))
-        self._view = zi.LazyArray(array).with_reader(_READER)[transform]
+            self._affine = Affine.whole(tuple(int(n) for n in array.shape))
+        else:
+            # Views of points are not made by slices alone; zarr-indexing composes them.
+            self.__dict__["_view"] = zi.LazyArray(array).with_reader(_READER)[transform]
+        self._origin = _Origin(array, node)
+
+    @cached_property
+    def _view(self) -> zi.LazyArray:
+        whole = zi.LazyArray(self._array).with_reader(_READER)
+        return whole if self._affine is None else whole[self._affine.transform]
+
+    def _derived(self, transform: zi.IndexTransform | None, affine: Affine | None = None) -> LazyArray:
+        """Another view of the same array."""
+        derived = LazyArray.__new__(type(self))
+        derived._array, derived._node, derived._affine, derived._origin = self._array, self._node, affine, self._origin
+        if transform is not None:
+            derived.__dict__["_view"] = zi.LazyArray(self._array).with_reader(_READER)[transform]
+        return derived
 
     @property
     def path(self) -> str:
@@ -46,6 +79,8 @@ class LazyArray:
     @property
     def shape(self) -> tuple[int, ...]:
         """Elements along each dimension of the view."""
+        if self._affine is not None:
+            return self._affine.shape
         return tuple(int(n) for n in self._view.shape)
 
     @property
@@ -72,7 +107,7 @@ class LazyArray:
         """Names of the view's dimensions; None where a selection made one of several, or of none."""
         names: list[list[str | None]] = [[] for _ in self.shape]
         for name, output in zip(self._node.dims, self._view.transform.output, strict=True):
-            for axis in _axes(output):
+            for axis in follows(output):
                 names[axis].append(name)
         return tuple(found[0] if len(found) == 1 else None for found in names)
 
@@ -99,6 +134,10 @@ class LazyArray:
         IndexError
             If it is outside the view, or no basic selection.
         """
+        if self._affine is not None:
+            affine = self._affine.select(selection)
+            if affine is not None:
+                return self._derived(None, affine)
         return self._select(self._view, selection)
 
     @property
@@ -128,11 +167,57 @@ class LazyArray:
         return self[chosen]
 
     def _select(self, indexer: Any, selection: Any) -> LazyArray:
-        return LazyArray(self._array, self._node, indexer[selection].transform)
+        return self._derived(indexer[selection].transform)
+
+    def _wanted(self) -> Wanted | None:
+        return wanted(self.transform if self._affine is None else self._affine)
 
     def compute(self) -> Values:
-        """Read the values."""
+        """Read the values.
+
+        Raises
+        ------
+        SourceError, DecodeError
+            If they cannot be read: never other values instead.
+        """
+        source = self._origin.source
+        if source is not None:
+            chosen = self._wanted()
+            if chosen is not None:
+                values = source.read(chosen)
+            else:
+                values = source.read_points(self.shape, coordinates(self.transform))
+            if values is not None:
+                return values
         return np.asarray(self._view.result())
+
+    def explain(self, label: str = "selection") -> Explanation:
+        """What reading the view costs, beside a series and a map of the whole array. Reads no source.
+
+        Requests and bytes are those of a first read: chunks that are kept in memory later cost nothing.
+
+        Raises
+        ------
+        UnsupportedError
+            If the array is one that zarr-python reads chunk by chunk: of strings of any length, or with codecs that
+            are not decoded here.
+        """
+        whole = self._derived(None, Affine.whole(self._node.shape))
+        others = usual_selections(whole.shape, whole.dims)
+        return Explanation(
+            array=self.path,
+            cost=self._cost(label),
+            others=tuple(whole[selection]._cost(name) for name, selection in others.items()),
+        )
+
+    def _cost(self, label: str) -> Cost:
+        source = self._origin.source
+        if source is None:
+            raise UnsupportedError(f"/{self.path}: zarr-python reads it chunk by chunk, which is not planned")
+        chosen = self._wanted()
+        if chosen is not None:
+            return source.cost(chosen, label)
+        return source.cost_of_points(self.shape, coordinates(self.transform), label)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Values:
         if copy is False:
@@ -206,17 +291,8 @@ _READER = _ZarrReader()
 
 def _shares_axes(transform: zi.IndexTransform) -> bool:
     """Whether two dimensions of the array follow the same dimension of the view, as along a diagonal."""
-    used = [axis for output in transform.output for axis in _axes(output)]
+    used = [axis for output in transform.output for axis in follows(output)]
     return len(used) != len(set(used))
-
-
-def _axes(output: zi.OutputIndexMap) -> list[int]:
-    """The dimensions of the view on which an index along the array depends."""
-    if isinstance(output, zi.DimensionMap):
-        return [output.input_dimension]
-    if isinstance(output, zi.ArrayMap):
-        return [axis for axis, n in enumerate(output.index_array.shape) if n > 1]
-    return []
 
 
 def _outer(source: zarr.Array[Any], transform: zi.IndexTransform) -> Values:
@@ -230,7 +306,7 @@ def _outer(source: zarr.Array[Any], transform: zi.IndexTransform) -> Values:
             selection.append(_slice(output.offset, output.stride, shape[axis]))
             order.append(axis)
         elif isinstance(output, zi.ArrayMap):
-            axes = _axes(output)
+            axes = follows(output)
             index = output.offset + output.stride * np.asarray(output.index_array).reshape(-1)
             selection.append(index)
             order.append(axes[0] if axes else None)

@@ -26,7 +26,7 @@ from refindex.storage import ManifestReader
 type IntArray = npt.NDArray[np.int64]
 type Part = Runs | Points
 
-_WORTH = 0.75
+WORTH = 0.75
 """A part of a chunk is read on its own where it takes less than this share of the chunk's bytes."""
 
 
@@ -143,7 +143,7 @@ def make_plan(
         If the manifest is damaged.
     """
     table, position, absent = _look_up(reader, node, places.chunks)
-    _check(reader, node, table)
+    check_table(reader, node, table)
     shapes = _chunk_shapes(node, table.chunk)
     found, which = _choose(node, table, shapes, decoders)
     covered = np.zeros(len(table), dtype=bool)
@@ -204,7 +204,8 @@ def _look_up(reader: ManifestReader, node: Node, chunks: IntArray) -> tuple[Chun
     return table, position, absent
 
 
-def _check(reader: ManifestReader, node: Node, table: ChunkTable) -> None:
+def check_table(reader: ManifestReader, node: Node, table: ChunkTable) -> None:
+    """Raise ManifestError if references are to sources or encodings that there are none of."""
     if not len(table):
         return
     source, encoding = table.source, table.encoding
@@ -301,14 +302,14 @@ def part_of(inside: Selection, decoder: Decoder, length: int, gap: int) -> Part 
         return None
     if is_basic(inside):
         part = runs(inside, shape, element.itemsize, gap)
-        if math.prod(part.shape) == 0 or len(part.offsets) * part.span > _WORTH * length:
+        if math.prod(part.shape) == 0 or len(part.offsets) * part.span > WORTH * length:
             return None
         return part
     found = points(inside, shape, element.itemsize, gap)
     if found is None:
         return None
     begins, ends = found.at[found.first[:-1]], found.at[found.first[1:] - 1] + element.itemsize
-    if int(ends[-1]) > length or int((ends - begins).sum()) > _WORTH * length:
+    if int(ends[-1]) > length or int((ends - begins).sum()) > WORTH * length:
         return None
     return found
 

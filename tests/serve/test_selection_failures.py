@@ -17,6 +17,7 @@ from refindex.access.files import SourcePool
 from refindex.serve import reading as reading_module
 from refindex.serve.codec_pipeline import open_group
 from refindex.serve.opening import Opening
+from refindex.serve.selection import SelectionReader
 from refindex.serve.zarr_store import RefindexStore
 
 SHAPE, EDGES = (64, 96), (16, 24)
@@ -150,11 +151,9 @@ def test_a_failure_stops_the_other_requests(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(reading_module, "_SMALL", 0)
     monkeypatch.setattr(reading_module, "_WORTH_THREADS", 0)
     from refindex.access import ranges
-    from refindex.serve import plan
 
-    monkeypatch.setattr(
-        plan.make_plan, "__kwdefaults__", {"local": ranges.Merging(gap=0, limit=1), "remote": ranges.REMOTE}
-    )
+    monkeypatch.setattr(SelectionReader, "local", ranges.Merging(gap=0, limit=1))
+    monkeypatch.setattr(reading_module, "_BATCHED", 0)
     made = craft(tmp_path, sources=1)
     reads: list[int] = []
     read_into = SourcePool.read_into
@@ -177,6 +176,7 @@ def test_a_file_that_is_not_found_is_never_a_missing_chunk(tmp_path: Path, monke
     def lost(*_: Any) -> None:
         raise FileNotFoundError("gone")
 
-    monkeypatch.setattr(SourcePool, "read_into", lost)
+    for name in ("read_into", "read_each"):
+        monkeypatch.setattr(SourcePool, name, lost)
     with pytest.raises(refindex.SourceError, match="gone"):
         read(made)
