@@ -29,12 +29,26 @@ class StoredChunks:
     mask: IntArray
 
 
-def iterate_chunks(dataset: h5d.DatasetID, chunk_shape: tuple[int, ...], *, user_block: int) -> StoredChunks:
-    """The chunk table by ``H5Dchunk_iter``, straight into columns.
+def iterate_chunks(
+    dataset: h5d.DatasetID, chunk_shape: tuple[int, ...], *, user_block: int, few: bool = False
+) -> StoredChunks:
+    """The chunk table by ``H5Dchunk_iter``, straight into columns; ``few`` says that there are no more than hundreds.
 
     libhdf5 before 2.0 leaves the user block out of chunk addresses; 2.0 adds it.
     """
     ndim = dataset.rank
+    base = user_block if library_version() < (2, 0, 0) else 0
+    if few:
+        # One call of a function in C a chunk; the objects are few.
+        found: list[h5d.StoreInfo] = []
+        dataset.chunk_iter(found.append)
+        columns = np.array([info[1:] for info in found], dtype=np.int64).reshape(-1, 3)
+        return StoredChunks(
+            scaled=np.array([info[0] for info in found], dtype=np.int64).reshape(-1, ndim) // chunk_shape,
+            mask=columns[:, 0],
+            offset=columns[:, 1] + base,
+            length=columns[:, 2],
+        )
     elements, rest = array("q"), array("q")
     put_elements: Callable[..., None] = elements.extend
     put_rest: Callable[..., None] = rest.extend
@@ -45,7 +59,6 @@ def iterate_chunks(dataset: h5d.DatasetID, chunk_shape: tuple[int, ...], *, user
 
     dataset.chunk_iter(visit)
     columns = np.frombuffer(rest, dtype=np.int64).reshape(-1, 3)
-    base = user_block if library_version() < (2, 0, 0) else 0
     return StoredChunks(
         scaled=np.frombuffer(elements, dtype=np.int64).reshape(-1, ndim) // chunk_shape,
         mask=columns[:, 0],

@@ -29,7 +29,7 @@ class Collection:
         with self._lock:
             if not self._pauses:
                 self._was_on = gc.isenabled()
-                pass
+                gc.disable()
                 # A collection that is under way over there ends before this thread takes h5py's lock.
                 submit(asyncio.sleep(0)).result()
             self._pauses += 1

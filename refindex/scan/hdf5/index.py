@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import resource
 from collections import OrderedDict
@@ -20,7 +21,6 @@ from refindex.access.gather import Gatherer, LocalGatherer, drive_together
 from refindex.access.transport import RemoteStats
 from refindex.errors import FormatError, UnsupportedError
 from refindex.model.encoding import Filter
-from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Source
 from refindex.scan.hdf5.chunk_index import index_walk, read_chunks
 from refindex.scan.hdf5.chunks import StoredChunks, iterate_chunks, one_unlimited_behind_first
@@ -94,13 +94,13 @@ class FileIndex:
         shape = tuple(dataset.shape)
         maxima = tuple(dataset.get_space().get_simple_extent_dims(True))
         chunk_shape = tuple(dataset.get_create_plist().get_chunk())
-        grid = ChunkGrid.regular(shape, chunk_shape)
+        size = math.prod(-(-n // step) for n, step in zip(shape, chunk_shape, strict=True))
         # What only the layout message tells: edge chunks stored without their filters, and an extensible array over
         # which libhdf5 2.0.0 iterates wrongly.
         unfiltered_edges = bool(pipeline) and any(n % step for n, step in zip(shape, chunk_shape, strict=True))
         rotated = one_unlimited_behind_first(maxima)
-        if grid.size <= CROSSOVER and not unfiltered_edges and not rotated:
-            return iterate_chunks(dataset, chunk_shape, user_block=self._user_block)
+        if size <= CROSSOVER and not unfiltered_edges and not rotated:
+            return iterate_chunks(dataset, chunk_shape, user_block=self._user_block, few=True)
         try:
             return self._read(found, shape, maxima, filtered=bool(pipeline))
         except (FormatError, UnsupportedError) as error:
