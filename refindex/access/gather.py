@@ -151,12 +151,13 @@ def drive_together(walks: Sequence[Walk[None]], gatherer: Gatherer, *, most: int
                 asked = next(walk) if blocks is None else walk.send(blocks)
                 check_ranges(asked, gatherer.name, gatherer.size)
             except (StopIteration, FormatError, UnsupportedError):
-                continue
-            left -= sum(ranges.nbytes for ranges in asked)
-            if left < 0:
                 walk.close()
-                left = 0
                 continue
+            nbytes = sum(ranges.nbytes for ranges in asked)
+            if nbytes > left:
+                walk.close()
+                continue
+            left -= nbytes
             running.append((walk, asked))
         found = gatherer.gather([ranges for _, asked in running for ranges in asked]) if running else ()
         waiting, at = [], 0

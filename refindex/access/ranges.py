@@ -28,8 +28,8 @@ class Merging:
     limit: int
 
 
-LOCAL = Merging(gap=16 << 10, limit=1 << 20)
-"""A ``pread`` and what Python does around it take as long as copying some 16 kB out of the page cache."""
+LOCAL = Merging(gap=4 << 10, limit=1 << 20)
+"""A ``pread`` among many and what Python does for it take as long as copying some 4 kB out of the page cache."""
 
 REMOTE = Merging(gap=256 << 10, limit=1 << 20)
 """A round trip takes as long as transferring some hundred kB."""

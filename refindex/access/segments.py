@@ -63,8 +63,8 @@ class Segments:
         parts: list[memoryview] = []
         number, at = bisect_right(self._starts, start) - 1, start
         while at < stop:
-            begin = self._starts[number] if 0 <= number < len(self._starts) else -1
-            piece = self._pieces[begin][at - begin : stop - begin] if begin >= 0 else memoryview(b"")
+            begin = self._starts[number] if 0 <= number < len(self._starts) else stop
+            piece = self._pieces[begin][at - begin : stop - begin] if begin <= at else memoryview(b"")
             if not len(piece):
                 raise LookupError(f"bytes {at} to {stop} are not there")
             parts.append(piece)

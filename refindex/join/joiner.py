@@ -324,7 +324,8 @@ class _Join:
             if having[0].is_base:  # what it does not have was left out before
                 left = [name for name in left if name in kinds[0].attributes]
             if left:
-                self.findings.note(having[-1].name, path, f"attributes that differ are left out: {', '.join(left)}")
+                source = having[-1] if having[0].is_base else having[0]
+                self.findings.note(source.name, path, f"attributes that differ are left out: {', '.join(left)}")
             nodes[path] = Node(path=path, document=dumps(group_document(attributes)), attribute_types=types)
         return nodes
 

@@ -45,25 +45,24 @@ class LazyArray:
     def __init__(self, array: zarr.Array[Any], node: Node, transform: zi.IndexTransform | None = None) -> None:
         self._array = array
         self._node = node
-        self._affine: Affine | None = None
-        if transform is None:
-            self._affine = Affine.whole(tuple(int(n) for n in array.shape))
-        else:
-            # Views of points are not made by slices alone; zarr-indexing composes them.
-            self.__dict__["_view"] = zi.LazyArray(array).with_reader(_READER)[transform]
+        # Views that slices make are composed here in microseconds; all others are composed by zarr-indexing.
+        self._affine = Affine.whole(tuple(int(n) for n in array.shape)) if transform is None else None
+        self._transform = transform
         self._origin = _Origin(array, node)
+        if transform is not None:
+            _ = self._view  # refuses one that is not of this array
 
     @cached_property
     def _view(self) -> zi.LazyArray:
         whole = zi.LazyArray(self._array).with_reader(_READER)
-        return whole if self._affine is None else whole[self._affine.transform]
+        transform = self.transform
+        return whole[transform]
 
     def _derived(self, transform: zi.IndexTransform | None, affine: Affine | None = None) -> LazyArray:
         """Another view of the same array."""
         derived = LazyArray.__new__(type(self))
-        derived._array, derived._node, derived._affine, derived._origin = self._array, self._node, affine, self._origin
-        if transform is not None:
-            derived.__dict__["_view"] = zi.LazyArray(self._array).with_reader(_READER)[transform]
+        derived._array, derived._node, derived._origin = self._array, self._node, self._origin
+        derived._affine, derived._transform = affine, transform
         return derived
 
     @property
@@ -74,14 +73,18 @@ class LazyArray:
     @property
     def transform(self) -> zi.IndexTransform:
         """From the coordinates of the view to those of the array."""
-        return self._view.transform
+        if self._affine is not None:
+            return self._affine.transform
+        if self._transform is None:
+            raise TypeError(f"a view of /{self.path} without a transform")
+        return self._transform
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Elements along each dimension of the view."""
         if self._affine is not None:
             return self._affine.shape
-        return tuple(int(n) for n in self._view.shape)
+        return tuple(int(n) for n in self.transform.domain.shape)
 
     @property
     def ndim(self) -> int:
@@ -106,7 +109,7 @@ class LazyArray:
     def dims(self) -> tuple[str | None, ...]:
         """Names of the view's dimensions; None where a selection made one of several, or of none."""
         names: list[list[str | None]] = [[] for _ in self.shape]
-        for name, output in zip(self._node.dims, self._view.transform.output, strict=True):
+        for name, output in zip(self._node.dims, self.transform.output, strict=True):
             for axis in follows(output):
                 names[axis].append(name)
         return tuple(found[0] if len(found) == 1 else None for found in names)
@@ -227,7 +230,7 @@ class LazyArray:
 
     def to_json(self) -> dict[str, Any]:
         """The view as a small document: the array's path, and the transform (``ndsel``)."""
-        return {"array": self.path, "transform": self._view.transform.to_json()}
+        return {"array": self.path, "transform": self.transform.to_json()}
 
     def __len__(self) -> int:
         if not self.shape:

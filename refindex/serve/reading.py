@@ -163,17 +163,22 @@ class Reading:
         """Memory of the result, and some to throw away between, into which a request can be read directly."""
         if stop - start < _DIRECT * (last - first) or last - first > 256:
             return None
+        ranges = requests.order[first:last]
+        offsets = self._plan.offset[ranges]
+        gaps = offsets[1:] - (offsets + self._plan.length[ranges])[:-1]
+        if bool((gaps < 0).any()):
+            return None
+        cuts = (np.flatnonzero(gaps) + 1).tolist()
         found: list[memoryview] = []
-        at = start
-        for number in requests.order[first:last].tolist():
-            target = self._scatter.target(number)
-            offset = int(self._plan.offset[number])
-            if target is None or offset < at:
-                return None
-            if offset > at:
-                found.append(memoryview(bytearray(offset - at)))
-            found.append(target)
-            at = offset + int(self._plan.length[number])
+        for begin, end in itertools.pairwise([0, *cuts, len(ranges)]):
+            if begin:
+                found.append(memoryview(bytearray(int(gaps[begin - 1]))))
+            region = self._scatter.region(ranges[begin:end]) if end - begin > 1 else None
+            targets = [region] if region is not None else map(self._scatter.target, ranges[begin:end].tolist())
+            for target in targets:
+                if target is None:
+                    return None
+                found.append(target)
         return found
 
     def _run_remote(self) -> None:

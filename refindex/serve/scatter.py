@@ -115,6 +115,33 @@ class Scatter:
         # Slices give the shape of the whole chunk only where they are all of it.
         return target if isinstance(target, np.ndarray) and target.shape == decoder.encoding.shape else None
 
+    def region(self, ranges: IntArray) -> memoryview | None:
+        """Where the bytes of neighbouring chunks go if that is one piece of memory, in their order."""
+        plan, layout, rows = self.plan, self.places.layout, self.plan.row[ranges]
+        positions = plan.position[rows]
+        if layout is None or self._drop or bool((plan.part[rows] >= 0).any()) or not bool(plan.covered[rows].all()):
+            return None
+        which = _distinct(plan.which[rows])
+        decoder = plan.decoders[which[0]]
+        if len(which) > 1 or not decoder.plain or decoder.element is None or decoder.element != self.out.dtype:
+            return None
+        lengths, offsets = plan.length[ranges], plan.offset[ranges]
+        if bool((lengths != decoder.nbytes).any()) or bool((np.diff(offsets) != decoder.nbytes).any()):
+            return None
+        if bool((np.diff(positions) != 1).any()) or not bool(layout.follows[positions[1:]].all()):
+            return None
+        if len(_distinct(layout.kinds[positions])) > 1:
+            return None
+        begin, end = self.places.outside[int(positions[0])], self.places.outside[int(positions[-1])]
+        axis, shape = layout.axis, decoder.encoding.shape
+        if not is_basic(begin) or not is_basic(end) or len(begin) != len(shape):
+            return None
+        target = self.out[(*begin[:axis], slice(begin[axis].start, end[axis].stop), *begin[axis + 1 :])]
+        wanted = (*shape[:axis], shape[axis] * len(rows), *shape[axis + 1 :])
+        if target.shape != wanted or any(n != 1 for n in shape[:axis]) or not target.flags.c_contiguous:
+            return None
+        return memoryview(target.reshape(-1).view(np.uint8))
+
     def arrived(self, ranges: IntArray, begins: IntArray, buffer: memoryview) -> None:
         """Decode ranges, of which ``begins`` are the first bytes in ``buffer``.
 
@@ -157,6 +184,15 @@ class Scatter:
 
     def _many(self, decoder: Decoder, rows: IntArray, begins: IntArray, ends: IntArray, buffer: memoryview) -> None:
         step = max(1, _TOGETHER // max(1, decoder.nbytes))
+        if decoder.plain and decoder.element is not None and bool((ends - begins == decoder.nbytes).all()):
+            shape = decoder.encoding.shape
+            strides = np.empty(shape, dtype=np.bool_).strides
+            strides = tuple(decoder.element.itemsize * n for n in strides)
+            for at in range(0, len(rows), step):
+                some = slice(at, at + step)
+                values = strided(buffer, begins[some], decoder.nbytes, decoder.element, shape, strides)
+                self._select(decoder, rows[some], values)
+            return
         # Slices of bytes, and not of the buffer: the garbage collector would look at each of those.
         content = buffer.obj if isinstance(buffer.obj, bytes) and len(buffer.obj) == buffer.nbytes else bytes(buffer)
         for at in range(0, len(rows), step):

@@ -45,9 +45,9 @@ class ArraySource:
         SourceError, DecodeError, ManifestError
             If they cannot be read.
         """
+        if 0 in chosen.shape:
+            return np.empty(chosen.shape, self.dtype)
         values, target = chosen.result(self.dtype)
-        if not values.size:
-            return values if values.shape == chosen.shape else np.empty(chosen.shape, self.dtype)
         check(self.node.grid, chosen.axes)
         done = chosen.is_strided and read_one(
             self.reader, self.node, cast("tuple[Strided, ...]", chosen.axes), target, self.fill
@@ -102,8 +102,7 @@ class ArraySource:
         UnsupportedError
             If some chunks are in a codec chain that is not decoded here.
         """
-        size = math.prod(len(axis) for axis in chosen.axes)
-        if not size or 0 in chosen.shape:
+        if 0 in chosen.shape:
             return _nothing(label, chosen.shape)
         check(self.node.grid, chosen.axes)
         return self._cost(outer(self.node.grid, chosen.axes), chosen.shape, label)

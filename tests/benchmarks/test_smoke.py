@@ -28,9 +28,8 @@ def test_every_measurement_works(tmp_path: Path) -> None:
     done = _run("--quick", "--no-peers", "--json", str(found), "--data-dir", str(tmp_path / "data"))
     assert done.returncode == 0, done.stdout + done.stderr
     tables = json.loads(found.read_text())["tables"]
-    names = (
-        ["index"] * 3 + ["scan"] * 2 + ["scan-1m", "many", "store", "open", "open", "read", "read-deflate", "read-flat"]
-    )
+    names = ["index"] * 3 + ["scan"] * 2 + ["scan-1m", "many", "join", "append", "open-joined", "store"]
+    names += ["open", "open", "read", "read-deflate", "read-flat"]
     names += ["read-parts"] * 4 + ["read-adapted", "read-dask"] + ["read-http"] * 2
     assert [table["name"] for table in tables] == names
     rows = [row for table in tables for row in table["rows"]]

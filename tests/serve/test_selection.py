@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 import refindex
 from refindex.access.ranges import LOCAL, Merging
-from refindex.serve import plan as plan_module
 from refindex.serve import reading as reading_module
 from refindex.serve import scatter as scatter_module
 from refindex.serve.codec_pipeline import RefindexCodecPipeline, open_group
 from refindex.serve.opening import Opening
+from refindex.serve.selection import SelectionReader
 from refindex.serve.zarr_store import RefindexStore
 
 
@@ -89,8 +89,10 @@ def make(folder: str, how: dict[str, Any]) -> Craft:
     )
 
 
-def merging(gap: int, limit: int) -> dict[str, Merging]:
-    return dict.fromkeys(("local", "remote"), Merging(gap=gap, limit=limit))
+def merge_by(patch: pytest.MonkeyPatch, gap: int, limit: int) -> None:
+    """Chunks of tests are small: parts of them are read on their own only if small gaps count."""
+    for where in ("local", "remote"):
+        patch.setattr(SelectionReader, where, Merging(gap=gap, limit=limit))
 
 
 @settings(max_examples=150)
@@ -99,8 +101,7 @@ def merging(gap: int, limit: int) -> dict[str, Merging]:
 )
 def test_every_selection_of_every_encoding(how: dict[str, Any], data: st.DataObject, gap: int, limit: int) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        # These chunks are small: parts of them are read on their own only if small gaps count.
-        patch.setattr(plan_module.make_plan, "__kwdefaults__", merging(gap, limit))
+        merge_by(patch, gap, limit)
         made = make(folder, how)
         store = RefindexStore(Opening(manifest=made.manifest))
         array, plain = open_group(store)["a"], stock(store)
@@ -133,11 +134,11 @@ def _orthogonal(values: np.ndarray[Any, Any], selection: tuple[Any, ...]) -> np.
     return values
 
 
-@pytest.mark.parametrize("name", ["_TOGETHER", "_SMALL", "_WORTH_THREADS", "_DIRECT"])
+@pytest.mark.parametrize("name", ["_TOGETHER", "_LONG", "_SMALL", "_WORTH_THREADS", "_DIRECT", "_BATCHED"])
 @settings(max_examples=25)
 @given(how=crafted())
 def test_the_thresholds_change_no_value(name: str, how: dict[str, Any]) -> None:
-    module = scatter_module if name == "_TOGETHER" else reading_module
+    module = scatter_module if name in {"_TOGETHER", "_LONG"} else reading_module
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, name, 1)
         if name != "_DIRECT":

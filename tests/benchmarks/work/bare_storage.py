@@ -29,7 +29,7 @@ def write_columns(data: Path, expected: Expected) -> Measured:
 
 
 def find_parquet(data: Path, expected: Expected) -> Measured:
-    (path,) = data.glob("archive.refindex/kind=chunk/*.parquet")
+    (path,) = data.glob("archive.refindex/kind=chunk/part-*.parquet")
 
     def run(out: Path) -> Found:
         with pq.ParquetFile(path) as file:

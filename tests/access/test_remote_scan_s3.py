@@ -1,0 +1,160 @@
+"""Scans from S3 (moto): counted at the server, and equal to the scan of the local file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import h5py
+import netCDF4
+import numpy as np
+import pytest
+
+import refindex
+from refindex.access.transport import RemoteStats
+from refindex.scan.many import scan_many
+from refindex.scan.registry import scan_source
+
+moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
+pytest.importorskip("s3fs", reason="s3fs is not installed")
+
+MB = 1_000_000
+
+
+class Log(logging.Handler):
+    """The requests that the server answered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, dict[str, Any], Log]]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    logger = logging.getLogger("werkzeug")
+    log, level, passed_on = Log(), logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(log)
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=True)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"endpoint_url": f"http://{host}:{port}"}
+    fs = fsspec.filesystem("s3", **options)
+    if not fs.exists("remote-scan"):  # moto's buckets outlive its servers
+        fs.mkdir("remote-scan")
+    try:
+        yield fs, options, log
+    finally:
+        server.stop()
+        logger.removeHandler(log)
+        logger.setLevel(level)
+        logger.propagate = passed_on
+        type(fs).clear_instance_cache()
+
+
+def put(fs: Any, path: Path) -> str:
+    fs.pipe_file(f"remote-scan/{path.name}", path.read_bytes())
+    return f"s3://remote-scan/{path.name}"
+
+
+def write_daily(path: Path, step: int) -> Path:
+    with netCDF4.Dataset(path, "w") as file:
+        for name, size in (("time", 24), ("x", step)):
+            file.createDimension(name, size)
+            file.createVariable(name, "f8", (name,))[:] = np.arange(size)
+        for number in range(10):
+            data = file.createVariable(f"v{number}", "f4", ("time", "x"), zlib=True, chunksizes=(1, step))
+            data[:] = np.random.default_rng(number).random((24, step), dtype="f4")
+    return path
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("step", "requests"), [(1000, 1), (5000, 2), (30_000, 16)])
+def test_daily_files(s3: tuple[Any, dict[str, Any], Log], tmp_path: Path, step: int, requests: int) -> None:
+    fs, options, log = s3
+    path = write_daily(tmp_path / "daily.nc", step)
+    url = put(fs, path)
+    log.lines.clear()
+    stats = RemoteStats()
+    found = scan_source(url, storage_options=options, stats=stats)
+    assert stats.requests == len([line for line in log.lines if "GET" in line or "HEAD" in line]) <= requests
+    local = scan_source(f"file://{path}")
+    assert {p: n.document for p, n in found.nodes.items()} == {p: n.document for p, n in local.nodes.items()}
+    assert all(a.chunks.same_references(found.arrays[p].chunks) for p, a in local.arrays.items())
+    # What other ways of asking say of the file is the same: nothing will take it for another.
+    info = fs.info(url)
+    assert found.sources[0].etag == info["ETag"]
+    assert found.sources[0].mtime == int(info["LastModified"].timestamp() * 1_000_000)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("libver", "requests", "nbytes"), [(None, 40, 30 * MB), ("latest", 4, 3 * MB)])
+def test_a_large_index(
+    s3: tuple[Any, dict[str, Any], Log], tmp_path: Path, libver: str | None, requests: int, nbytes: int
+) -> None:
+    """S3 has no several ranges in a request: nodes that are near are read with the chunks between them."""
+    fs, options, _ = s3
+    path = tmp_path / "index.h5"
+    with h5py.File(path, "w", libver=libver) as file:
+        dataset = file.create_dataset("v", shape=(128 * 32, 128 * 32), dtype="f4", chunks=(32, 32), compression=1)
+        for number in range(128 * 128):
+            dataset.id.write_direct_chunk((number // 128 * 32, number % 128 * 32), bytes(1200 + number % 64))
+    url = put(fs, path)
+    stats = RemoteStats()
+    found = scan_source(url, storage_options=options, stats=stats)
+    assert stats.requests <= requests
+    assert stats.nbytes <= nbytes
+    assert found.arrays["v"].chunks.same_references(scan_source(f"file://{path}").arrays["v"].chunks)
+
+
+@pytest.mark.timeout(120)
+def test_what_s3_refuses(s3: tuple[Any, dict[str, Any], Log], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs, options, _ = s3
+    fs.pipe_file("remote-scan/empty.nc", b"")
+    with pytest.raises(refindex.FormatError, match=r"s3://remote-scan/empty.nc: the file is empty"):
+        scan_source("s3://remote-scan/empty.nc", storage_options=options)
+    for url in ("s3://remote-scan/gone.nc", "s3://no-such-bucket/x.nc"):
+        with pytest.raises(refindex.NotFoundError, match=f"{url}: no such file"):
+            scan_source(url, storage_options=options)
+    good = put(fs, write_daily(tmp_path / "good.nc", 100))
+    found = scan_many([good, "s3://remote-scan/gone.nc"], workers=1, storage_options=options)
+    assert list(found.manifests) == [good]
+    assert "no such file" in found.failures[0].reason
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    type(fs).clear_instance_cache()
+    with pytest.raises(refindex.SourceError, match=r"s3://remote-scan/good.nc: .*credentials; set them in the"):
+        scan_source(good, storage_options=options)
+
+
+@pytest.mark.timeout(120)
+def test_an_object_that_changes_meanwhile(
+    s3: tuple[Any, dict[str, Any], Log], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs, options, _ = s3
+    path = write_daily(tmp_path / "changing.nc", 30_000)
+    url = put(fs, path)
+    real, asked = type(fs)._call_s3, []
+
+    async def call(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        if method == "get_object":
+            asked.append(kwargs["Range"])
+            if len(asked) == 3:
+                await real(self, "put_object", Bucket="remote-scan", Key="changing.nc", Body=path.read_bytes() + b"x")
+        return await real(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(type(fs), "_call_s3", call)
+    with pytest.raises(refindex.SourceError, match=r"changing.nc changed while it was scanned: size was"):
+        scan_source(url, storage_options=options)
