@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +16,9 @@ from serving import RangeServer
 
 import refindex
 from refindex import Manifest
+from refindex.access import blocks as blocks_module
+from refindex.access.blocks import RemoteBlocks
+from refindex.access.gather import Ranges
 from refindex.access.transport import RemoteStats
 from refindex.scan.many import scan_many
 from refindex.scan.registry import is_source, scan_source
@@ -118,6 +121,7 @@ def test_a_tree_of_65536_chunks(server: RangeServer) -> None:
 def test_a_tree_on_a_server_that_takes_one_range_a_request(server: RangeServer) -> None:
     server.several, server.delay = False, 0.005
     stats = scanned(server, "tree.h5")
+    assert sum("," in (asked or "") for _, asked in server.requests) == 1  # found out once
     assert stats.nbytes <= 12 * MB
     assert 16 < server.most_at_once <= 64
 
@@ -235,8 +239,36 @@ def test_ways_to_a_file_other_than_http(folder: Path, tmp_path: Path) -> None:
         memory.rm("/m", recursive=True)
 
 
-def test_libhdf5_reads_ahead(server: RangeServer) -> None:
-    """Metadata in one stretch behind the first block: twice as much with every fetch that goes on."""
+def test_reading_on_and_on_reads_ahead(server: RangeServer) -> None:
+    """Twice as much with every fetch that goes on where the last one ended; elsewhere little."""
+    size = (server.folder / "tree.h5").stat().st_size
+    data = (server.folder / "tree.h5").read_bytes()
+    with contextlib.closing(RemoteBlocks.open(f"{server.url}/tree.h5", first=1000, whole=0)) as blocks:
+        for at in range(5 * MB, 15 * MB, 300):
+            assert blocks.read(at, 300) == data[at : at + 300]
+        assert blocks.stats.requests <= 14
+        assert blocks.stats.nbytes < 14 * MB
+        before = blocks.stats.nbytes
+        for at in (20 * MB, 50 * MB, 30 * MB):
+            assert blocks.read(at, 300) == data[at : at + 300]
+        assert blocks.stats.nbytes - before <= 3 * 70 * KB
+        assert blocks.read(size - 10, 300) == data[-10:]
+        assert blocks.read(size, 300) == b""
+
+
+def test_no_more_is_kept_than_so_much(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks_module, "KEPT", 3 * MB)
+    data = (server.folder / "tree.h5").read_bytes()
+    with contextlib.closing(RemoteBlocks.open(f"{server.url}/tree.h5", first=1000, whole=0)) as blocks:
+        for at in range(0, 60 * MB, 500 * KB):
+            assert blocks.read(at, 300) == data[at : at + 300]
+            (found,) = blocks.gather((Ranges(offsets=np.array([at + 9 * MB, 7, at]), length=100),))
+            assert [row.tobytes() for row in found] == [data[o : o + 100] for o in (at + 9 * MB, 7, at)]
+            assert blocks.held <= 6 * MB
+
+
+def test_what_lies_between_small_structures_is_kept(server: RangeServer) -> None:
+    """Object headers of a group by our own reader; then libhdf5 reads all of each object."""
     path = server.folder / "attributes.h5"
     with h5py.File(path, "w") as file:
         file["data"] = np.zeros(9 * MB, "u1")
@@ -245,7 +277,9 @@ def test_libhdf5_reads_ahead(server: RangeServer) -> None:
     stats = RemoteStats()
     found = scan_source(f"{server.url}/{path.name}", stats=stats)
     assert len(found.groups) == 3001
-    assert stats.requests <= 14
-    spans = [tuple(map(int, r.removeprefix("bytes=").split("-"))) for _, r in server.requests if r and "," not in r]
-    lengths = [last + 1 - first for first, last in spans[1:]]
-    assert any(b > a for a, b in itertools.pairwise(lengths))
+    assert stats.requests <= 10
+    with contextlib.closing(RemoteBlocks.open(f"{server.url}/tree.h5", first=1000, whole=0)) as blocks:
+        blocks.gather((Ranges(offsets=np.arange(5 * MB, 6 * MB, 10_000), length=100),))
+        before = blocks.stats.requests
+        assert blocks.read(5 * MB, 900 * KB)
+        assert blocks.stats.requests == before

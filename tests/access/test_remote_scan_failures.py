@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +161,10 @@ def test_a_server_that_forgets_ranges_in_the_middle(server: RangeServer) -> None
         (lambda: web.Response(status=204), r"answers status 204"),
         (lambda: web.Response(status=302, headers={"Location": "/large.h5"}), r"redirects \d+ times without an end"),
         (lambda: web.Response(body=b"x" * 100, headers={"Content-Encoding": "br"}), "compressed|Can not decode"),
+        (
+            lambda: web.Response(body=gzip.compress(b"x" * 100), headers={"Content-Encoding": "gzip"}),
+            r"sends the file compressed \(gzip\)",
+        ),
         (lambda: web.Response(status=206, body=b"x", headers={"Content-Range": "bytes 7-7/9"}), "'bytes 7-7/9'"),
         (lambda: web.Response(status=206, body=b"x"), "with the range None"),
         (lambda: web.Response(status=416), "ends before byte 0"),
@@ -240,6 +245,14 @@ def test_several_ranges_that_do_not_come_as_asked(server: RangeServer, broken: s
     same(scan_source(f"{server.url}/large.h5", stats=stats), expected(server, "large.h5"))
     assert sum("," in (asked or "") for _, asked in server.requests) == 1
     assert stats.requests > 15
+
+
+def test_several_ranges_cut_the_connection(server: RangeServer) -> None:
+    """As servers do for headers that are too long for them."""
+    server.trouble = lambda s, request, number: (
+        abort(s, request, number) if "," in request.headers.get("Range", "") else None
+    )
+    same(scan_source(f"{server.url}/large.h5"), expected(server, "large.h5"))
 
 
 def test_parts_in_another_order_and_joined(server: RangeServer) -> None:

@@ -75,6 +75,15 @@ def test_several_ranges_in_one_answer() -> None:
     assert piece.size is None
 
 
+@pytest.mark.parametrize("more", [-1, 1])
+def test_ranges_of_another_length_than_they_say(more: int) -> None:
+    sound = body((7, DATA[7:30]), (31, DATA[31:40]))
+    for last in (b"-29/", b"-39/"):
+        wrong = sound.replace(last, b"-%d/" % (int(last[1:3]) + more))
+        with pytest.raises(MultipartError):
+            parse_multipart(wrong, "multipart/byteranges; boundary=B")
+
+
 @given(st.data())
 def test_any_answer_is_ranges_or_refused(data: st.DataObject) -> None:
     sound = body((7, DATA[7:30]), (31, DATA[31:40]))

@@ -48,4 +48,4 @@ def test_every_measurement_works(tmp_path: Path) -> None:
 def test_unknown_names_are_refused() -> None:
     done = _run("nothing")
     assert done.returncode == 2
-    assert "there is no nothing; choose from index, scan, scan-1m, many, store, open, read" in done.stderr
+    assert "there is no nothing; choose from index, scan, scan-1m, many, join" in done.stderr
