@@ -4,6 +4,7 @@
 serves it to zarr, xarray and fsspec.
 """
 
+from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ from refindex.storage import Removed
 
 if TYPE_CHECKING:
     from refindex.archive import Archive
+    from refindex.serve.explain import Cost, Explanation
+    from refindex.serve.lazy import LazyArray
 
 __version__ = _version("refindex")
 
@@ -44,14 +47,17 @@ __all__ = [
     "ChunkTable",
     "Commit",
     "ConflictError",
+    "Cost",
     "DecodeError",
     "Difference",
     "Encoding",
     "ExistsError",
+    "Explanation",
     "Filter",
     "FormatError",
     "Growth",
     "JoinError",
+    "LazyArray",
     "Manifest",
     "ManifestError",
     "Node",
@@ -80,8 +86,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # What opens archives needs xarray and zarr, which scanning does not.
-    if name == "Archive":
-        from refindex.archive import Archive
-
-        return Archive
+    module = {
+        "Archive": "refindex.archive",
+        "Cost": "refindex.serve.explain",
+        "Explanation": "refindex.serve.explain",
+        "LazyArray": "refindex.serve.lazy",
+    }.get(name)
+    if module is not None:
+        return getattr(import_module(module), name)
     raise AttributeError(f"module 'refindex' has no attribute {name!r}")

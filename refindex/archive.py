@@ -19,6 +19,7 @@ from refindex.errors import NotFoundError
 from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Manifest, Node, ScanReport, Source
 from refindex.serve.codec_pipeline import open_group
+from refindex.serve.explain import Explanation
 from refindex.serve.keys import ManifestKeys
 from refindex.serve.lazy import LazyArray, transform_from_json
 from refindex.serve.opening import Opening
@@ -89,6 +90,28 @@ class Archive(AbstractContextManager["Archive"]):
         with quiet():
             array = self.group[node.path]
         return LazyArray(cast("zarr.Array[Any]", array), node)
+
+    def explain(self, path: str, **indexers: Any) -> Explanation:
+        """What reading a selection of an array costs, before it is read: chunks, requests, bytes, files.
+
+        Beside it stand the selections that people often make: a series at a point, and a map at a time. No source is
+        read. For a view, there is :meth:`LazyArray.explain`.
+
+        Parameters
+        ----------
+        path:
+            Of the array.
+        indexers:
+            Positions by dimension names, as for :meth:`LazyArray.isel`; all of it without any.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such array.
+        KeyError
+            If it has no such dimension.
+        """
+        return self[path].isel(**indexers).explain()
 
     def view(self, document: Mapping[str, Any]) -> LazyArray:
         """The lazy array that :meth:`LazyArray.to_json` made a document of.

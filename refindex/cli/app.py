@@ -12,7 +12,7 @@ import traceback
 import typer
 from rich.console import Console
 
-from refindex.cli import append, info, ls, scan, versions
+from refindex.cli import append, explain, info, ls, scan, versions
 from refindex.errors import RefindexError
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ app.command("append")(append.append)
 app.command("remove")(append.remove)
 app.command("ls")(ls.command)
 app.command("info")(info.command)
+app.command("explain")(explain.command)
 app.command("log")(versions.log)
 app.command("diff")(versions.diff)
 app.command("restore")(versions.restore)

@@ -22,6 +22,7 @@ from refindex.errors import DecodeError, FormatError, ManifestError
 from refindex.model.chunks import INLINE, ChunkTable
 from refindex.model.dtype import fill_value_from_json
 from refindex.model.manifest import Node
+from refindex.serve.batching import WINDOW, BatchedReads
 from refindex.serve.selection import SelectionReader
 from refindex.storage import ManifestReader
 
@@ -72,6 +73,7 @@ class Resolver:
         self._stale: Stale = stale
         self._pool: SourcePool | None = None
         self._selections: SelectionReader | None = None
+        self._batched: BatchedReads | None = None
         self._quick = not reader.url or urls.is_local(reader.url)
 
     @property
@@ -86,6 +88,16 @@ class Resolver:
         if self._selections is None:
             self._selections = SelectionReader(self.reader, self.pool)
         return self._selections
+
+    async def _fetch(self, source: int, offset: int, length: int) -> bytes:
+        """A range, read together with others that are asked for at the same time where the source is remote."""
+        pool = self.pool
+        if pool.is_local(source):
+            return await pool.read_async(source, offset, length)
+        if self._batched is None:
+            # Look-ups in threads do not all end in the same turn of the event loop.
+            self._batched = BatchedReads(pool, window=0 if self._quick else WINDOW)
+        return await self._batched.read(source, offset, length)
 
     def close(self) -> None:
         if self._selections is not None:
@@ -147,8 +159,8 @@ class Resolver:
             return data[slice(*part.within(len(data)))]
         if request.native:
             start, stop = part.within(request.length)
-            return await self.pool.read_async(request.source, request.offset + start, stop - start)
-        stored = await self.pool.read_async(request.source, request.offset, request.length)
+            return await self._fetch(request.source, request.offset + start, stop - start)
+        stored = await self._fetch(request.source, request.offset, request.length)
         if request.length <= _SMALL_DECODE:
             data = self._adapt(request, stored)
         else:

@@ -220,3 +220,26 @@ def test_a_server_without_ranges(server: Server, store: RefindexStore, folder: P
 
     server.answer = answer
     assert np.array_equal(open_group(store)["v"][:, 0, 0], expected[:, 0, 0])
+
+
+async def test_gets_at_the_same_time_are_one_request_a_file(server: Server, store: RefindexStore) -> None:
+    keys = [f"v/c/{n}/{y}/{x}" for n in range(FILES) for y in range(2) for x in range(2)]
+    found = await asyncio.gather(*(store.get(key) for key in keys))
+    assert sum(method == "GET" for method, _, _ in server.asked) == FILES
+    alone = [await store.get(key) for key in keys[:5]]
+    assert [part.to_bytes() for part in alone if part] == [part.to_bytes() for part in found[:5] if part]
+
+
+async def test_a_get_that_fails_fails_alone(server: Server, store: RefindexStore) -> None:
+    def answer(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=403) if request.path == "/3.h5" else None
+
+    server.answer = answer
+    keys = [f"v/c/{n}/0/{x}" for n in range(FILES) for x in range(2)]
+    found = await asyncio.gather(*(store.get(key) for key in keys), return_exceptions=True)
+    for key, part in zip(keys, found, strict=True):
+        if key.startswith("v/c/3/"):
+            assert isinstance(part, refindex.SourceError)
+            assert "/3.h5" in str(part)
+        else:
+            assert part is not None and not isinstance(part, BaseException)

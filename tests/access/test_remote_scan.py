@@ -126,6 +126,16 @@ def test_a_tree_on_a_server_that_takes_one_range_a_request(server: RangeServer) 
     assert 16 < server.most_at_once <= 64
 
 
+def test_whether_a_server_takes_several_ranges_is_found_out_once(server: RangeServer) -> None:
+    server.several = False
+    data = (server.folder / "tree.h5").read_bytes()
+    with contextlib.closing(RemoteBlocks.open(f"{server.url}/tree.h5", first=1000, whole=0)) as blocks:
+        offsets = np.arange(0, 70 * MB, 100 * KB)
+        (found,) = blocks.gather((Ranges(offsets=offsets, length=10),))
+    assert found.tobytes() == b"".join(data[offset : offset + 10] for offset in offsets.tolist())
+    assert sum("," in (asked or "") for _, asked in server.requests) == 1
+
+
 def test_a_fixed_array_of_65536_chunks(server: RangeServer) -> None:
     stats = scanned(server, "array.h5")
     assert stats.requests <= 4
@@ -262,6 +272,8 @@ def test_no_more_is_kept_than_so_much(server: RangeServer, monkeypatch: pytest.M
     with contextlib.closing(RemoteBlocks.open(f"{server.url}/tree.h5", first=1000, whole=0)) as blocks:
         for at in range(0, 60 * MB, 500 * KB):
             assert blocks.read(at, 300) == data[at : at + 300]
+            assert blocks.held <= 3 * MB
+        for at in range(0, 60 * MB, 500 * KB):
             (found,) = blocks.gather((Ranges(offsets=np.array([at + 9 * MB, 7, at]), length=100),))
             assert [row.tobytes() for row in found] == [data[o : o + 100] for o in (at + 9 * MB, 7, at)]
             assert blocks.held <= 6 * MB

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.benchmarks import report, suite
@@ -21,6 +23,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes in one process: shows only that all works")
     parser.add_argument("--no-peers", action="store_true", help="leave kerchunk and VirtualiZarr out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all samples")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables as a page")
     parser.add_argument("--data-dir", type=Path, metavar="FOLDER", help="make the data there, keep and reuse them")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(names))
@@ -31,6 +34,17 @@ def _arguments() -> argparse.Namespace:
     if arguments.repeats < 1:
         parser.error("--repeats must be at least 1")
     return arguments
+
+
+def _shown(given: list[str]) -> list[str]:
+    """The arguments without those that only say where files go."""
+    shown, words = [], iter(given)
+    for word in words:
+        if word in ("--data-dir", "--json"):
+            next(words, None)
+        elif not word.startswith(("--data-dir=", "--json=")):
+            shown.append(word)
+    return shown
 
 
 def main() -> int:
@@ -61,6 +75,16 @@ def main() -> int:
             print(f"\n{len(failed)} measurements failed. Errors of their processes:\n{runner.log}", file=sys.stderr)
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(report.as_json(facts, results), indent=1) + "\n")
+        if arguments.markdown is not None:
+            page = report.markdown(
+                facts,
+                results,
+                repeats=arguments.repeats,
+                command=shlex.join(["python", "-m", "tests.benchmarks", *_shown(sys.argv[1:])]),
+                date=datetime.now(UTC).date().isoformat(),
+                quick=arguments.quick,
+            )
+            arguments.markdown.write_text(page)
     return 1 if any(not row.case.needs for row in failed) else 0
 
 

@@ -151,6 +151,15 @@ def archives(path: Path, *, references: int) -> Expected:
     }
 
 
+def stacked(path: Path, *, chunks: int, filtered: bool) -> Expected:
+    """A dataset ``v0`` of ``chunks`` fields of 64 x 64 float32, each of them a chunk."""
+    values = np.random.default_rng(0).normal(0, 0.1, size=(chunks, 64, 64)).cumsum(axis=2).round(2).astype("<f4")
+    filters = {"compression": 4, "shuffle": True} if filtered else {}
+    with h5py.File(path, "w") as file:
+        file.create_dataset("v0", data=values, chunks=(1, 64, 64), **filters)
+    return {"crc": zlib.crc32(values.tobytes()), "ok": 1}
+
+
 def cube(path: Path, *, megabytes: int, deflated: bool) -> Expected:
     """A dataset ``v0`` of smooth float32 fields of 512 x 512; deflated and shuffled in chunks of 8 x 256 x 256."""
     random = np.random.default_rng(0)

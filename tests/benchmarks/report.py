@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -41,14 +41,7 @@ def header(facts: Mapping[str, Any], *, repeats: int) -> str:
 
 def table(result: Result) -> str:
     """One table; every case has a row, whatever became of it."""
-    columns = ["", "ratio", "median", "wall s", "CPU s", "MB"]
-    if result.table.per:
-        columns.append(result.table.per)
-    if any(sample.get("nbytes") for row in result.rows for sample in row.samples):
-        columns.append("MB written")
-    if result.table.cold:
-        columns.append("s from start")
-    columns.append("required")
+    columns = _columns(result)
     lines = [columns, *(_cells(result, row, columns) for row in result.rows)]
     widths = [max(len(line[i]) for line in lines if len(line) > 2) for i in range(len(columns))]
     widths[0] = max(len(line[0]) for line in lines)
@@ -56,6 +49,17 @@ def table(result: Result) -> str:
     for line in lines:
         out.append("  " + "  ".join(_aligned(i, cell, widths) for i, cell in enumerate(line)).rstrip())
     return "\n".join(out)
+
+
+def _columns(result: Result) -> list[str]:
+    columns = ["", "ratio", "median", "wall s", "CPU s", "MB"]
+    if result.table.per:
+        columns.append(result.table.per)
+    if any(sample.get("nbytes") for row in result.rows for sample in row.samples):
+        columns.append("MB written")
+    if result.table.cold:
+        columns.append("s from start")
+    return [*columns, "required"]
 
 
 def _aligned(i: int, cell: str, widths: list[int]) -> str:
@@ -89,6 +93,8 @@ def _number(value: float | None) -> str:
 
 def _required(result: Result, row: Row) -> list[str]:
     """The requirements of a case and whether it meets them."""
+    if not row.samples:
+        return []
     found = []
     ratio = result.ratio(row)
     if row.case.at_most is not None and ratio is not None:
@@ -97,6 +103,63 @@ def _required(result: Result, row: Row) -> list[str]:
         met = row.memory <= row.case.at_most_mb * 1e6
         found.append(f"MB <= {row.case.at_most_mb:g}: {'met' if met else 'MISSED'}")
     return found
+
+
+def markdown(
+    facts: Mapping[str, Any], results: Sequence[Result], *, repeats: int, command: str, date: str, quick: bool
+) -> str:
+    """A page of all tables of one run."""
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Written by `{command}` on {date}: every figure is of that one run.",
+        "",
+        f"- Machine: {facts['cores']} cores, load {facts['load']} when it began, {facts['system']}, "
+        f"Python {facts['python']}.",
+        f"- Versions: {versions}.",
+        f"- Rounds: {repeats}; the cases of a table take turns.",
+        "- Ratio: least wall time over that of the first row, so that less is faster; median: of the ratios within "
+        "each round. CPU includes processes that were started. MB: the most memory above that before the run.",
+        "- Required: what the project asks of itself, and whether this run met it.",
+        "",
+        "Absolute times of a shared machine mean little; ratios within a table are what to look at.",
+    ]
+    if quick:
+        lines += [
+            "",
+            "!!! warning",
+            "    A run with `--quick`: sizes are tiny, and the figures show only that all works.",
+        ]
+    missed = [
+        (result, row) for result in results for row in result.rows if any("MISSED" in r for r in _required(result, row))
+    ]
+    met = sum(
+        all("MISSED" not in r for r in found)
+        for result in results
+        for row in result.rows
+        if (found := _required(result, row))
+    )
+    lines += ["", f"Requirements: {met} rows meet theirs, {len(missed)} do not" + (":" if missed else "."), ""]
+    lines += [
+        f"- {result.table.name}, {result.table.title}: {row.case.label}: {', '.join(_required(result, row))}"
+        for result, row in missed
+    ]
+    for result in results:
+        columns = _columns(result)
+        lines += ["", f"## {result.table.name}: {result.table.title}", ""]
+        lines += ["| " + " | ".join(columns) + " |", "|" + "|".join(["---"] + ["---:"] * (len(columns) - 1)) + "|"]
+        for row in result.rows:
+            cells = _cells(result, row, columns)
+            lines.append("| " + " | ".join([*cells, *[""] * (len(columns) - len(cells))]) + " |")
+    how = [
+        "",
+        "## How to run them",
+        "",
+        "`make bench` prints the tables; `python -m tests.benchmarks --markdown docs/benchmarks.md` also writes this",
+        "page. `python -m tests.benchmarks --help` lists the options; names of tables measure only those.",
+    ]
+    return "\n".join([*lines, *how]).replace("\n\n\n", "\n\n") + "\n"
 
 
 def as_json(facts: Mapping[str, Any], results: Iterable[Result]) -> dict[str, Any]:

@@ -91,8 +91,10 @@ def tables(*, quick: bool = False) -> tuple[Table, ...]:
         *_store_and_open(references=1 << (12 if quick else 20)),
         _read(side=16 if quick else 256),
         *_read_large(megabytes=8 if quick else 1024),
+        *_read_series(chunks=64 if quick else 2000),
         _read_adapted(megabytes=4 if quick else 256),
         _read_dask(gigabytes=0.2 if quick else 10),
+        *_remote(side=16 if quick else 256, files=4 if quick else 200),
         *_read_http(chunks=50 if quick else 2000, files=10 if quick else 365),
     )
     return tuple(_without_requirements(table) for table in found) if quick else found
@@ -357,6 +359,7 @@ def _read(side: int) -> Table:
             Case(label="h5py", work="bare:read"),
             Case(label="zarr over refindex, Parquet", work="ours:read", options={"save": "archive.refindex"}),
             Case(label="zarr over refindex, SQLite", work="ours:read", options={"save": "archive.sqlite"}),
+            Case(label="refindex, lazy array, Parquet", work="ours:read", options={"lazy": True}),
             Case(label="zarr over kerchunk references (fsspec)", work="kerchunk_peer:read", needs=KERCHUNK),
             Case(label="zarr over VirtualiZarr ManifestStore", work="virtualizarr_peer:read", needs=VIRTUALIZARR),
         ),
@@ -387,6 +390,7 @@ def _read_large(megabytes: int) -> tuple[Table, ...]:
                 Case(label="h5py", work="bare:read"),
                 Case(label="netCDF4", work="bare:read_netcdf4"),
                 Case(label="zarr over refindex", work="ours:read", at_most=1 / 3),
+                Case(label="refindex, lazy array", work="ours:read", options={"lazy": True}, at_most=1 / 3),
                 *_peers(),
             ),
         ),
@@ -399,6 +403,7 @@ def _read_large(megabytes: int) -> tuple[Table, ...]:
                 Case(label="h5py", work="bare:read"),
                 Case(label="netCDF4", work="bare:read_netcdf4"),
                 Case(label="zarr over refindex", work="ours:read", at_most=1 / 0.9),
+                Case(label="refindex, lazy array", work="ours:read", options={"lazy": True}, at_most=1 / 0.9),
                 *_peers(),
             ),
         ),
@@ -412,6 +417,12 @@ def _read_large(megabytes: int) -> tuple[Table, ...]:
             cases=(
                 Case(label="h5py", work="bare:read_parts", options={"kind": kind, "count": count}),
                 Case(label="zarr over refindex", work="ours:read_parts", options={"kind": kind, "count": count}),
+                Case(
+                    label="refindex, lazy array",
+                    work="ours:read_parts",
+                    options={"kind": kind, "count": count, "lazy": True},
+                    at_most=1,
+                ),
             ),
             per="us each",
             units=count,
@@ -424,6 +435,38 @@ def _read_large(megabytes: int) -> tuple[Table, ...]:
         )
     )
     return (*whole, *parts)
+
+
+def _read_series(chunks: int) -> tuple[Table, ...]:
+    return tuple(
+        Table(
+            name="read-series",
+            title=f"read a time series through {chunks:,} chunks of 1 x 64 x 64 float32, {what}",
+            data=Data(
+                name=f"stacked-{chunks}{'' if filtered else '-plain'}.h5",
+                make="stacked",
+                options={"chunks": chunks, "filtered": filtered},
+            ),
+            warm_up=Data(
+                name=f"stacked-8{'' if filtered else '-plain'}.h5",
+                make="stacked",
+                options={"chunks": 8, "filtered": filtered},
+            ),
+            cases=(
+                Case(label="h5py", work="bare:read_parts", options={"kind": "series", "count": 1}),
+                Case(label="zarr over refindex", work="ours:read_parts", options={"kind": "series", "count": 1}),
+                Case(
+                    label="refindex, lazy array",
+                    work="ours:read_parts",
+                    options={"kind": "series", "count": 1, "lazy": True},
+                    at_most=1,
+                ),
+            ),
+            per="us/chunk",
+            units=chunks,
+        )
+        for filtered, what in ((True, "deflate + shuffle"), (False, "not compressed"))
+    )
 
 
 def _read_adapted(megabytes: int) -> Table:
@@ -467,6 +510,7 @@ def _read_http(chunks: int, files: int) -> tuple[Table, ...]:
             cases=(
                 Case(label="aiohttp: the same ranges, not decoded", work="over_http:bare"),
                 Case(label="zarr over refindex", work="over_http:read"),
+                Case(label="refindex, lazy array", work="over_http:read", options={"lazy": True}),
             ),
         )
         for title, data in (
@@ -480,3 +524,36 @@ def _read_http(chunks: int, files: int) -> tuple[Table, ...]:
             ),
         )
     )
+
+
+def _remote(side: int, files: int) -> tuple[Table, ...]:
+    peers = (
+        Case(label="kerchunk SingleHdf5ToZarr.translate", work="remote:kerchunk", needs=KERCHUNK),
+        Case(label="VirtualiZarr HDFParser (obstore)", work="remote:virtualizarr", needs=VIRTUALIZARR),
+    )
+    baseline = Case(label="h5py over fsspec: attributes and chunk tables", work="remote:h5py_fsspec")
+    ours = Case(label="refindex.scan", work="remote:scan", at_most=1 / 5)
+    one_by_one = Case(label="refindex.scan, one range a request", work="remote:scan", options={"several": False})
+    index = tuple(
+        Table(
+            name="remote",
+            title=f"over HTTP with 20 ms a request: scan one file of {side * side:,} chunks, {what}",
+            data=_chunked(side, edge=30, libver=libver, distinct=False),
+            warm_up=_chunked(4, libver=libver),
+            cases=(baseline, ours, *([] if libver else [one_by_one]), *peers),
+            per="us/chunk",
+            units=side * side,
+        )
+        for what, libver in (("version 1 B-tree", None), ("fixed array (libver latest)", "latest"))
+    )
+    many = Table(
+        name="remote",
+        title=f"over HTTP with 20 ms a request: scan {files} daily NetCDF-4 files, one group each",
+        data=_daily(files),
+        warm_up=_daily(2),
+        cases=(replace(baseline, label=f"{baseline.label}, file by file"), replace(ours, at_most=1 / 4), *peers),
+        per="ms/file",
+        units=files,
+        timeout=120,
+    )
+    return (*index, many)

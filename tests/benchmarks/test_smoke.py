@@ -24,13 +24,14 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_measurement_works(tmp_path: Path) -> None:
-    found = tmp_path / "found.json"
-    done = _run("--quick", "--no-peers", "--json", str(found), "--data-dir", str(tmp_path / "data"))
+    found, page = tmp_path / "found.json", tmp_path / "page.md"
+    where = ("--json", str(found), "--markdown", str(page), "--data-dir", str(tmp_path / "data"))
+    done = _run("--quick", "--no-peers", *where)
     assert done.returncode == 0, done.stdout + done.stderr
     tables = json.loads(found.read_text())["tables"]
     names = ["index"] * 3 + ["scan"] * 2 + ["scan-1m", "many", "join", "append", "open-joined", "store"]
     names += ["open", "open", "read", "read-deflate", "read-flat"]
-    names += ["read-parts"] * 4 + ["read-adapted", "read-dask"] + ["read-http"] * 2
+    names += ["read-parts"] * 4 + ["read-series"] * 2 + ["read-adapted", "read-dask"] + ["read-http"] * 2
     assert [table["name"] for table in tables] == names
     rows = [row for table in tables for row in table["rows"]]
     assert [row["case"] for row in rows if row["failed"]] == []
@@ -39,8 +40,12 @@ def test_every_measurement_works(tmp_path: Path) -> None:
         assert row["problem"] == ("left out" if row["peer"] else "")
         assert len(row["samples"]) == (0 if row["peer"] else 1)
         assert row["peer"] or row["ratio"] > 0
+    text = page.read_text()
+    assert "A run with `--quick`" in text
+    assert all(f"| {row['case']} |" in text for row in rows)
     for table in tables:
         assert table["title"] in done.stdout
+        assert f"## {table['name']}: {table['title']}" in text
         assert table["rows"][0]["ratio"] == pytest.approx(1)
     assert not (tmp_path / "data" / "scratch").exists()
 

@@ -19,6 +19,7 @@ from refindex.scan.hdf5.chunk_index import read_chunks
 from refindex.scan.hdf5.object_header import read_layout
 from refindex.scan.hdf5.superblock import read_superblock
 from refindex.serve.codec_pipeline import open_group
+from refindex.serve.keys import ManifestKeys
 from refindex.serve.opening import Opening
 from refindex.serve.zarr_store import RefindexStore
 from tests.benchmarks import make
@@ -84,25 +85,31 @@ def find(data: Path, expected: Expected, *, name: str) -> Measured:
     return run
 
 
-def read(data: Path, expected: Expected, *, save: str = "archive.refindex") -> Measured:
+def read(data: Path, expected: Expected, *, save: str = "archive.refindex", lazy: bool = False) -> Measured:
     stored = data.with_name(f"{data.stem}-{save}")
     refindex.scan(data, workers=1).save(stored, overwrite=True)
 
     def run(out: Path) -> Found:
         with refindex.open(stored) as archive:
-            values = open_group(archive.store)["v0"][...]
+            values = archive["v0"].compute() if lazy else open_group(archive.store)["v0"][...]
         return lambda: zlib.crc32(values.tobytes()), "crc"
 
     return run
 
 
-def read_parts(data: Path, expected: Expected, *, kind: str, count: int) -> Measured:
-    array = open_group(refindex.open(data).store)["v0"]
+def read_parts(data: Path, expected: Expected, *, kind: str, count: int, lazy: bool = False) -> Measured:
+    archive = refindex.open(data)
+    view, array = archive["v0"], open_group(archive.store)["v0"]
     selections = bare.parts(kind, count, array.shape)
+    assert isinstance(archive.store.keys, ManifestKeys)
+    cache = archive.store.keys.resolver.selections.cache
 
     def run(out: Path) -> Found:
+        cache.clear()  # every run reads and decodes
         if kind == "together":
-            found = list(array.vindex[selections[0]])
+            found = list(view.vindex[selections[0]].compute() if lazy else array.vindex[selections[0]])
+        elif lazy:
+            found = [view[selection].compute() for selection in selections]
         else:
             found = [array[selection] for selection in selections]
         return lambda: int(len(found) == count), "ok"

@@ -17,6 +17,7 @@ import refindex
 from refindex.model.zarr_v3 import dumps
 from refindex.serve.codec_pipeline import open_group
 from refindex.serve.keys import ManifestKeys
+from refindex.serve.lazy import LazyArray
 from refindex.serve.opening import Opening
 from refindex.serve.zarr_store import RefindexStore
 from tests.benchmarks.work import Expected, Found, Measured
@@ -53,13 +54,17 @@ def _manifest(data: Path, files: int, base: str) -> refindex.Manifest:
     return replace(parts[0], arrays={"v0": long}, sources=sources)
 
 
-def read(data: Path, expected: Expected) -> Measured:
+def read(data: Path, expected: Expected, *, lazy: bool = False) -> Measured:
     manifest = _manifest(data, expected["files"], _serve(data))
     store = RefindexStore(Opening(manifest=manifest))
     array = open_group(store)["v0"]
+    view = LazyArray(array, store.nodes["v0"])
 
     def run(out: Path) -> Found:
-        found = array[...] if expected["files"] == 1 else array[:, 5, 5]
+        if lazy:
+            found = (view if expected["files"] == 1 else view[:, 5, 5]).compute()
+        else:
+            found = array[...] if expected["files"] == 1 else array[:, 5, 5]
         return lambda: int(len(found) == expected["chunks"] and bool(found.any())), "ok"
 
     return run
