@@ -14,11 +14,12 @@ import numpy as np
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions, describe_change, reading
+from refindex.access.filesystems import open_transport
 from refindex.access.multipart import PARTS, MultipartError
 from refindex.access.ranges import Merging, merge
 from refindex.access.retry import retrying_async
 from refindex.access.segments import Segments, Span
-from refindex.access.transport import Answer, RemoteStats, ShortAnswerError, open_transport
+from refindex.access.transport import Answer, RemoteStats, ShortAnswerError
 from refindex.errors import SourceError
 from refindex.model.manifest import Source
 
@@ -41,6 +42,9 @@ _BETWEEN = 16 << 20
 
 _FEW = 4
 """From more requests than this on, it is worth asking for several ranges in one."""
+
+
+_NOTHING = Answer(start=0, data=b"")
 
 
 class Fetcher:
@@ -71,6 +75,10 @@ class Fetcher:
         """The beginning of the file, and its identity, in one round trip."""
         if self.tells_identity:
             (answer,) = await self.get(0, length)
+        elif self._transport.one_at_a_time:
+            await self.check_identity()
+            # A folder is a name without bytes.
+            (answer,) = await self.get(0, length) if self._source is None or self._source.size else (_NOTHING,)
         else:
             (answer,), _ = await asyncio.gather(self.get(0, length), self.check_identity())
         if self._source is None:

@@ -23,6 +23,9 @@ type Values = np.ndarray[Any, Any]
 _TOGETHER = 4 << 20
 """Decoded bytes of small chunks that are decoded together: they stay in the processor's cache."""
 
+_FEW = 4
+"""Ranges up to which handling them together takes longer than one by one."""
+
 _LONG = 16 << 10
 """Bytes of a range beyond which copying it costs more than what Python does around it."""
 
@@ -116,7 +119,7 @@ class Scatter:
         return target if isinstance(target, np.ndarray) and target.shape == decoder.encoding.shape else None
 
     def region(self, ranges: IntArray) -> memoryview | None:
-        """Where the bytes of neighbouring chunks go if that is one piece of memory, in their order."""
+        """Where ranges that lie one after the other in their source go, if that is one piece of memory, in their order."""
         plan, layout, rows = self.plan, self.places.layout, self.plan.row[ranges]
         positions = plan.position[rows]
         if layout is None or self._drop or bool((plan.part[rows] >= 0).any()) or not bool(plan.covered[rows].all()):
@@ -125,8 +128,7 @@ class Scatter:
         decoder = plan.decoders[which[0]]
         if len(which) > 1 or not decoder.plain or decoder.element is None or decoder.element != self.out.dtype:
             return None
-        lengths, offsets = plan.length[ranges], plan.offset[ranges]
-        if bool((lengths != decoder.nbytes).any()) or bool((np.diff(offsets) != decoder.nbytes).any()):
+        if bool((plan.length[ranges] != decoder.nbytes).any()):
             return None
         if bool((np.diff(positions) != 1).any()) or not bool(layout.follows[positions[1:]].all()):
             return None
@@ -154,7 +156,7 @@ class Scatter:
         rows = plan.row[ranges]
         ends = begins + plan.length[ranges]
         alone = np.ones(len(rows), dtype=bool)
-        if len(rows) > 4 and not self._drop:
+        if len(rows) > _FEW and not self._drop:
             which, part = plan.which[rows], plan.part[rows]
             for number in _distinct(which):
                 decoder = plan.decoders[number]
@@ -168,7 +170,7 @@ class Scatter:
                     self._many(decoder, rows[chosen], begins[chosen], ends[chosen], buffer)
             for number in _distinct(part) if plan.parts else ():
                 chosen = np.flatnonzero(part == number)
-                if number >= 0 and len(chosen) > 4:
+                if number >= 0 and len(chosen) > _FEW:
                     alone[chosen[self._many_parts(plan.parts[number], ranges[chosen], begins[chosen], buffer)]] = False
         for at in np.flatnonzero(alone).tolist():
             self.one(int(ranges[at]), buffer[int(begins[at]) : int(ends[at])])

@@ -19,7 +19,7 @@ from serving import RangeServer
 
 import refindex
 from refindex import Manifest
-from refindex.access import fetching, retry, transport
+from refindex.access import fetching, http_ranges, retry
 from refindex.access.transport import RemoteStats
 from refindex.scan.many import scan_many
 from refindex.scan.registry import scan_source
@@ -139,7 +139,7 @@ def test_a_server_without_ranges(server: RangeServer, monkeypatch: pytest.Monkey
     stats = RemoteStats()
     same(scan_source(f"{server.url}/large.h5", stats=stats), expected(server, "large.h5"))
     assert stats.requests == 1
-    monkeypatch.setattr(transport, "WITHOUT_RANGES", 1 << 20)
+    monkeypatch.setattr(http_ranges, "WITHOUT_RANGES", 1 << 20)
     with pytest.raises(refindex.SourceError, match=r"large.h5: the server knows no ranges .* copy the file"):
         scan_source(f"{server.url}/large.h5")
 

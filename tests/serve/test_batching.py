@@ -104,6 +104,17 @@ def test_each_on_its_own(wanted: list[tuple[int, int, int]], given_up: set[int])
     asyncio.run(run())
 
 
+async def test_one_behind_the_end_is_no_failure_of_its_neighbours() -> None:
+    pool = Pool()
+    batched = reads(pool)
+    wanted = [(0, 1900, 50), (0, 1950, 100), (0, 1940, 30)]
+    found = await asyncio.gather(*(batched.read(*one) for one in wanted), return_exceptions=True)
+    assert pool.asked == [(0, 1900, 150), *wanted[::2], wanted[1]]
+    assert found[0] == DATA[0][1900:1950]
+    assert str(found[1]) == "expected 100 bytes at 1950"
+    assert found[2] == DATA[0][1940:1970]
+
+
 async def test_what_nobody_waits_for_is_not_read() -> None:
     pool = Pool()
     batched = reads(pool)

@@ -33,6 +33,8 @@ SMALL = {
     "usual": {},
     "direct": {(direct_module, "_DIRECT"): 1, (reading_module, "_DIRECT"): 1},
     "batched": {(reading_module, "_BATCHED"): 0, (scatter_module, "_TOGETHER"): 100},
+    "together": {(scatter_module, "_FEW"): 0},
+    "together, batched": {(scatter_module, "_FEW"): 0, (reading_module, "_BATCHED"): 0},
     "divided": {(direct_module, "_MOST"): 16, (direct_module, "_MOST_RUNS"): 2, (scatter_module, "_LONG"): 8},
 }
 
@@ -85,6 +87,116 @@ def test_views_of_every_encoding(
             assert len(explanation.others) == (2 if values.ndim > 1 else 0)
             reader.cache.clear()
         store.keys.resolver.close()
+
+
+@st.composite
+def long_axes(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Along each dimension many elements, in any order: enough to be handled many at a time."""
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    kinds = draw(st.tuples(*(st.sampled_from(["some", "any", "all", "step", "back", "one"]) for _ in shape)))
+    axes: list[Any] = []
+    for kind, n in zip(kinds, shape, strict=True):
+        match kind:
+            case "some":
+                axes.append(np.flatnonzero(random.random(n) < 0.6) if n > 1 else np.array([0]))
+            case "any":
+                axes.append(random.integers(0, n, size=n))
+            case "step":
+                axes.append(slice(None, None, 2))
+            case "back":
+                axes.append(slice(None, None, -1))
+            case "one":
+                axes.append(slice(int(random.integers(n)), None, n))
+            case _:
+                axes.append(slice(None))
+    return tuple(axes)
+
+
+@pytest.mark.parametrize("kind", ["native", "swapped", "larger", "mixed"])
+@settings(max_examples=60)
+@given(
+    data=st.data(),
+    shape=st.sampled_from([(40,), (12, 9), (5, 6, 7), (30, 4, 3)]),
+    edge=st.integers(1, 4),
+    filters=st.sampled_from(["none", "none", "shuffle+deflate"]),
+    gap=st.sampled_from([0, 4, 9]),
+    thresholds=st.sampled_from(list(SMALL)),
+)
+def test_many_chunks_at_a_time(
+    kind: str, data: st.DataObject, shape: tuple[int, ...], edge: int, filters: str, gap: int, thresholds: str
+) -> None:
+    kinds = ["native", "absent", "swapped", "inline", "other filters"] if kind == "mixed" else [kind]
+    random = np.random.default_rng(0)
+    expected = random.integers(0, 1000, size=shape).astype("<f4")
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        merge_by(patch, gap, data.draw(st.sampled_from([1, LOCAL.limit])))
+        for (module, name), value in SMALL[thresholds].items():
+            patch.setattr(module, name, value)
+        made = Craft(
+            Path(folder),
+            expected,
+            tuple(min(n, edge * (axis + 1)) for axis, n in enumerate(shape)),
+            filters=filters,
+            choose=lambda: str(random.choice(kinds)),
+            gap=lambda: int(random.choice([0, 0, 20])),
+            sources=data.draw(st.integers(1, 2)),
+            fill=7,
+        )
+        view, reader = opened(RefindexStore(Opening(manifest=made.manifest)))
+        selection = data.draw(long_axes(shape))
+        selected = view.oindex[selection]
+        cost = selected.explain().cost
+        np.testing.assert_array_equal(selected.compute(), apply(expected, "outer", selection))
+        assert (reader.pool.requests, reader.pool.nbytes) == (cost.requests, cost.nbytes_read)
+        reader.pool.close()
+
+
+def test_runs_that_are_near_each_other_are_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merge_by(monkeypatch, 30, LOCAL.limit)
+    made = Craft(tmp_path, np.arange(4000, dtype="<i4").reshape(20, 10, 20), (20, 10, 20))
+    view, reader = opened(RefindexStore(Opening(manifest=made.manifest)))
+    # The last row of one plane and the first of the next are neighbours; rows of a plane are far apart.
+    selected = view[2:6, ::9]
+    cost = selected.explain().cost
+    assert np.array_equal(selected.compute(), made.values[2:6, ::9])
+    assert (reader.pool.requests, reader.pool.nbytes) == (cost.requests, cost.nbytes_read) == (5, 8 * 80)
+
+
+def test_neighbours_in_the_array_that_are_none_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Craft(tmp_path, np.arange(60, dtype="<i4").reshape(20, 3), (1, 3), filters="deflate")
+    view, _ = opened(RefindexStore(Opening(manifest=made.manifest)))
+    for order in ([0, 2, 1, 3, 4, 5, 6], [1, 0, 3, 2, 5, 4, 7, 6], list(range(19, -1, -1))):
+        assert np.array_equal(view.oindex[order].compute(), made.values[order])
+
+
+@pytest.mark.parametrize("selection", [slice(2, 4), slice(2, 3), slice(None), (slice(2, 4), slice(4, None))])
+@pytest.mark.parametrize("edges", [(2, 4), (1, 4), (2, 8), (12, 1)])
+def test_neighbours_that_are_not_one_piece_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selection: Any, edges: tuple[int, int]
+) -> None:
+    for name in ("_DIRECT", "_BATCHED"):
+        monkeypatch.setattr(reading_module, name, 0)
+    made = Craft(tmp_path, np.arange(96, dtype="<i4").reshape(12, 8), edges)
+    view, _ = opened(RefindexStore(Opening(manifest=made.manifest)))
+    assert np.array_equal(view[selection].compute(), made.values[selection])
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+def test_views_with_other_orders_of_dimensions(archive: refindex.Archive, order: tuple[int, ...]) -> None:
+    view = archive["deflated"][3:9, ::-2, 5:]
+    document = view.to_json()
+    transform = document["transform"]
+    shape = [view.shape[axis] for axis in order]
+    outputs = [{**output, "input_dimension": order.index(n)} for n, output in enumerate(transform["output"])]
+    turned = {
+        "input_rank": 3,
+        "input_inclusive_min": [0, 0, 0],
+        "input_exclusive_max": shape,
+        "output": outputs,
+    }
+    found = archive.view({**document, "transform": turned})
+    assert np.array_equal(found.compute(), view.compute().transpose(order))
+    assert found.compute().flags.c_contiguous
 
 
 @settings(max_examples=40)

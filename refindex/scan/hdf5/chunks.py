@@ -36,7 +36,7 @@ def iterate_chunks(
 
     libhdf5 before 2.0 leaves the user block out of chunk addresses; 2.0 adds it.
     """
-    ndim = dataset.rank
+    ndim = len(chunk_shape)
     base = user_block if library_version() < (2, 0, 0) else 0
     if few:
         # One call of a function in C a chunk; the objects are few.

@@ -104,7 +104,7 @@ def compile_dataset(
         data_type, fill, shape = objects.data_type, objects.fill_value, objects.grid.shape
         served = None
     else:
-        plan = plan_array(dataset, kind, kind.stored, extended)
+        plan = plan_array(dataset, kind, kind.stored, extended, found.creation)
         stored = _store(found, plan, index, is_coordinate=is_coordinate)
         data_type = data_type_json(plan.served)
         fill = fill_value_json(plan.served, plan.fill)

@@ -66,7 +66,7 @@ class Dimensions:
 
     def shape(self, found: Found) -> tuple[int, ...]:
         """The shape with which a dataset is served."""
-        own = tuple(found.id.shape or ())
+        own = found.shape
         return own if found.path in self.kept_short else self.full.get(found.path, own)
 
 
@@ -112,8 +112,8 @@ def _read_scale(found: Found) -> Scale:
         dimid = int(values[0]) if len(values) else None
     return Scale(
         found=found,
-        shape=tuple(found.id.shape or ()),
-        unlimited=_maxima(found)[:1] == (h5s.UNLIMITED,),
+        shape=found.shape,
+        unlimited=found.maxima[:1] == (h5s.UNLIMITED,),
         dimid=dimid,
         coordinates=coordinates,
         is_variable=not label.startswith(NOT_A_VARIABLE),
@@ -129,7 +129,7 @@ def _numbers(attribute: h5a.AttrID) -> np.ndarray[tuple[int, ...], np.dtype[np.i
 def _axes(found: Found, result: Dimensions, by_dimid: dict[int, Scale]) -> tuple[int | None, ...] | None:
     """Scale addresses of a dataset's axes; None if it has no scale at all."""
     dataset = found.id
-    ndim = dataset.rank
+    ndim = len(found.shape)
     scale = result.scales.get(found.address)
     if scale is not None:
         if len(scale.coordinates) == ndim and all(d in by_dimid for d in scale.coordinates):
@@ -164,10 +164,6 @@ def _axes(found: Found, result: Dimensions, by_dimid: dict[int, Scale]) -> tuple
     return tuple(axes) if any(address is not None for address in axes) else None
 
 
-def _maxima(found: Found) -> tuple[int, ...]:
-    return tuple(found.id.get_space().get_simple_extent_dims(True) or ())
-
-
 def _lengthen(datasets: Sequence[Found], result: Dimensions) -> None:
     """Find the lengths of netCDF's unlimited dimensions, and the datasets that are shorter."""
     growing = {a for a, s in result.scales.items() if s.dimid is not None and s.unlimited and not s.found.origin.linked}
@@ -178,14 +174,14 @@ def _lengthen(datasets: Sequence[Found], result: Dimensions) -> None:
         scale = result.scales.get(found.address)
         if scale is not None and not scale.is_variable:
             continue  # netCDF asks variables only: that of a dimension without one says nothing
-        for address, extent in zip(result.axes.get(found.path, ()), found.id.shape or (), strict=False):
+        for address, extent in zip(result.axes.get(found.path, ()), found.shape, strict=False):
             if address in growing:
                 lengths[address] = max(lengths[address], extent)
     result.lengths |= lengths
     for found in datasets:
-        own = tuple(found.id.shape or ())
+        own = found.shape
         full = list(own)
-        axes = zip(result.axes.get(found.path, ()), _maxima(found), strict=False)
+        axes = zip(result.axes.get(found.path, ()), found.maxima, strict=False)
         for axis, (address, maximum) in enumerate(axes):
             if address in growing and maximum == h5s.UNLIMITED:
                 full[axis] = lengths[address]
@@ -203,7 +199,7 @@ def _why_short(found: Found, added: int) -> str:
     A chunk that reaches beyond the extent must hold the fill value there. libhdf5 relies on that itself when a dataset
     grows, and puts it there when it allocates the chunk, unless it is told never to (netCDF's no-fill mode).
     """
-    creation = found.id.get_create_plist()
+    creation = found.creation
     if creation.get_layout() != h5d.CHUNKED:
         return "it is not stored in chunks"
     if creation.get_fill_time() == h5d.FILL_TIME_NEVER or creation.fill_value_defined() != h5d.FILL_VALUE_USER_DEFINED:
@@ -234,7 +230,7 @@ def _name_phony(unnamed: Sequence[Found], result: Dimensions) -> None:
     for i in order:
         found = unnamed[i]
         names: list[str] = []
-        for length, maximum in zip(found.id.shape or (), _maxima(found), strict=True):
+        for length, maximum in zip(found.shape, found.maxima, strict=True):
             unlimited = maximum == h5s.UNLIMITED
             candidates = known.setdefault(found.parent, [])
             name = next((n for n, k, u in candidates if (k, u) == (length, unlimited) and n not in names), None)

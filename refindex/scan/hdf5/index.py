@@ -91,9 +91,8 @@ class FileIndex:
             If the index cannot be read directly, and libhdf5 would misread it.
         """
         dataset = found.id
-        shape = tuple(dataset.shape)
-        maxima = tuple(dataset.get_space().get_simple_extent_dims(True))
-        chunk_shape = tuple(dataset.get_create_plist().get_chunk())
+        shape, maxima = found.shape, found.maxima
+        chunk_shape = tuple(found.creation.get_chunk())
         size = math.prod(-(-n // step) for n, step in zip(shape, chunk_shape, strict=True))
         # What only the layout message tells: edge chunks stored without their filters, and an extensible array over
         # which libhdf5 2.0.0 iterates wrongly.
@@ -139,11 +138,10 @@ class FileIndex:
             return
         walks = []
         for found in datasets:
-            creation = found.id.get_create_plist()
+            creation = found.creation
             if creation.get_layout() != h5d.CHUNKED:
                 continue
-            shape = tuple(found.id.shape)
-            maxima = tuple(found.id.get_space().get_simple_extent_dims(True))
+            shape, maxima = found.shape, found.maxima
             walks.append(
                 index_walk(
                     superblock,

@@ -47,8 +47,14 @@ class Plan:
         return math.prod(self.shape) * self.served.itemsize
 
 
-def plan_array(dataset: h5d.DatasetID, kind: Kind, stored: StoredType, extended: tuple[int, ...] | None = None) -> Plan:
-    creation = dataset.get_create_plist()
+def plan_array(
+    dataset: h5d.DatasetID,
+    kind: Kind,
+    stored: StoredType,
+    extended: tuple[int, ...] | None = None,
+    creation: h5p.PropDCID | None = None,
+) -> Plan:
+    creation = dataset.get_create_plist() if creation is None else creation
     dims = stored.dims if isinstance(stored, Subarray) else ()
     base: StoredType = stored
     while isinstance(base, Subarray):

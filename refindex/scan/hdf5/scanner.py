@@ -223,7 +223,7 @@ def _note_on_length(found: Found, dimensions: Dimensions) -> str:
     """What became of a dataset that is shorter than its netCDF dimensions; empty if it is not."""
     if found.path not in dimensions.full:
         return ""
-    names, own, full = dimensions.names[found.path], tuple(found.id.shape), dimensions.full[found.path]
+    names, own, full = dimensions.names[found.path], found.shape, dimensions.full[found.path]
     short = [
         (f"dimension {name!r}", has, length) for name, has, length in zip(names, own, full, strict=True) if has < length
     ]

@@ -103,7 +103,7 @@ def chunked(found: Found, plan: Plan, index: FileIndex) -> Stored:
         scaled = np.pad(scaled, ((0, 0), (0, len(plan.type_dims))))
     number = grid.index(scaled)
     # Of the dataset itself: behind its extent are no chunks, also where it is served longer.
-    own = zip(found.id.shape, chunk_shape, strict=False)
+    own = zip(found.shape, chunk_shape, strict=False)
     counts_of = np.array([-(-n // step) for n, step in own], dtype=np.int64)
     if np.any(stored.scaled < 0) or np.any(stored.scaled >= counts_of):
         raise FormatError("the chunk index names chunks outside the array")

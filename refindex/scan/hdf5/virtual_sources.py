@@ -220,7 +220,7 @@ def check_objects(found: Found, index: FileIndex) -> None:
     dataset = found.id
     if not isinstance(dataset, h5d.DatasetID):
         return
-    creation = dataset.get_create_plist()
+    creation = found.creation
     external = creation.get_external_count()
     if not (external or is_virtual(creation)):
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from h5py import h5, h5d, h5g, h5l, h5o, h5p
@@ -21,7 +22,7 @@ MAX_OBJECTS = 1_000_000
 """Paths followed in one file at most: aliases of groups can multiply without bound."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """A group or dataset at a path (no slashes at the ends), and the address of its object header.
 
@@ -45,6 +46,23 @@ class Found:
     @property
     def parent(self) -> str:
         return self.path.rpartition("/")[0]
+
+    # Of a dataset. Each question to h5py makes an object, which takes as long as the answer: they are asked once.
+
+    @cached_property
+    def creation(self) -> h5p.PropDCID:
+        """With which properties it was created."""
+        return self.id.get_create_plist()
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Its extent; empty for a scalar, and for one without any."""
+        return tuple(self.id.shape or ())
+
+    @cached_property
+    def maxima(self) -> tuple[int, ...]:
+        """The extent that it can grow to, see ``H5S_UNLIMITED``."""
+        return tuple(self.id.get_space().get_simple_extent_dims(True) or ())
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import fsspec.implementations.http  # noqa: F401 -- fsspec imports it late; imports are not what is measured
+import fsspec.implementations.http
 import h5py
 import numpy as np
 

@@ -254,7 +254,7 @@ def test_datasets_pickle(ocean: Path) -> None:
 
 
 def test_joins_the_other_formats_in_one_archive(ocean: Path, weather: Path, tmp_path: Path) -> None:
-    manifest = refindex.scan([ocean, weather], workers=1)
+    manifest = refindex.scan([ocean, weather], workers=1, join=False)
     manifest.save(tmp_path / "a.refindex")
     tree = xr.open_datatree(tmp_path / "a.refindex", engine="refindex")
     xr.testing.assert_identical(tree["ocean"].to_dataset().load(), netcdf4(ocean))
