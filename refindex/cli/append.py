@@ -9,10 +9,16 @@ import typer
 
 from refindex import api
 from refindex.cli.options import (
+    FROM_FILE,
     JSON,
     ON_DIFFERENCE,
     OVERLAP,
+    PROGRESS,
+    SOURCES,
     STORAGE_OPTIONS,
+    STRICT,
+    VARIABLE,
+    WORKERS,
     choice,
     dump,
     parse_storage_options,
@@ -28,14 +34,8 @@ ARCHIVE = Annotated[str, typer.Argument(help="An archive.", metavar="ARCHIVE")]
 
 def append(
     archive: ARCHIVE,
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(help="Files, URLs, globs or folders.", metavar="SOURCES", show_default=False),
-    ] = None,
-    from_file: Annotated[
-        str | None,
-        typer.Option("--from-file", help="Read sources from a file, one a line; '-' is standard input."),
-    ] = None,
+    sources: SOURCES = None,
+    from_file: FROM_FILE = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Take files that have changed since as they are now.")
     ] = False,
@@ -45,19 +45,11 @@ def append(
     ] = None,
     overlap: OVERLAP = None,
     on_difference: ON_DIFFERENCE = None,
-    variable: Annotated[
-        list[str] | None,
-        typer.Option("--variable", "-v", help="Only this array, by name or path (repeat for more)."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", "-j", min=1, help="Processes; 1 stays in this one.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be scanned.")] = False,
+    variable: VARIABLE = None,
+    workers: WORKERS = None,
+    strict: STRICT = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Scan, join and report, write nothing.")] = False,
-    progress: Annotated[
-        bool | None,
-        typer.Option("--progress/--no-progress", help="By default on a terminal.", show_default=False),
-    ] = None,
+    progress: PROGRESS = None,
     json: JSON = False,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:

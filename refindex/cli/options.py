@@ -42,6 +42,30 @@ ON_DIFFERENCE = Annotated[
     ),
 ]
 
+SOURCES = Annotated[
+    list[str] | None,
+    typer.Argument(help="Files, URLs, globs or folders.", metavar="SOURCES", show_default=False),
+]
+
+FROM_FILE = Annotated[
+    str | None,
+    typer.Option("--from-file", help="Read sources from a file, one a line; '-' is standard input."),
+]
+
+VARIABLE = Annotated[
+    list[str] | None,
+    typer.Option("--variable", "-v", help="Only this array, by name or path (repeat for more)."),
+]
+
+PROGRESS = Annotated[
+    bool | None,
+    typer.Option("--progress/--no-progress", help="By default on a terminal.", show_default=False),
+]
+
+WORKERS = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Processes; 1 stays in this one.")]
+
+STRICT = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be scanned.")]
+
 
 def choice(option: str, value: str | None, kind: Any) -> Any:
     """The value of an option that takes one of a few words."""

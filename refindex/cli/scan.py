@@ -12,10 +12,16 @@ from refindex import api, storage
 from refindex.access import urls
 from refindex.access.files import StorageOptions, reading
 from refindex.cli.options import (
+    FROM_FILE,
     JSON,
     ON_DIFFERENCE,
     OVERLAP,
+    PROGRESS,
+    SOURCES,
     STORAGE_OPTIONS,
+    STRICT,
+    VARIABLE,
+    WORKERS,
     choice,
     dump,
     parse_storage_options,
@@ -29,18 +35,12 @@ from refindex.storage import parquet
 
 
 def command(
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(help="Files, URLs, globs or folders.", metavar="SOURCES", show_default=False),
-    ] = None,
+    sources: SOURCES = None,
     out: Annotated[
         str | None,
         typer.Option("--out", "-o", help="Manifest to write: NAME.refindex (Parquet) or NAME.sqlite.", metavar="OUT"),
     ] = None,
-    from_file: Annotated[
-        str | None,
-        typer.Option("--from-file", help="Read sources from a file, one a line; '-' is standard input."),
-    ] = None,
+    from_file: FROM_FILE = None,
     join: Annotated[
         bool | None,
         typer.Option(
@@ -72,20 +72,12 @@ def command(
     ] = False,
     overlap: OVERLAP = None,
     on_difference: ON_DIFFERENCE = None,
-    variable: Annotated[
-        list[str] | None,
-        typer.Option("--variable", "-v", help="Only this array, by name or path (repeat for more)."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", "-j", min=1, help="Processes; 1 stays in this one.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be scanned.")] = False,
+    variable: VARIABLE = None,
+    workers: WORKERS = None,
+    strict: STRICT = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Give an archive that exists a new version.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Scan and report, write nothing.")] = False,
-    progress: Annotated[
-        bool | None,
-        typer.Option("--progress/--no-progress", help="By default on a terminal.", show_default=False),
-    ] = None,
+    progress: PROGRESS = None,
     json: JSON = False,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:

@@ -26,7 +26,7 @@ from zarr.storage import StorePath
 from refindex.errors import SourceError, UnsupportedError
 from refindex.model.manifest import Node
 from refindex.serve.keys import ManifestKeys
-from refindex.serve.places import Places
+from refindex.serve.places import Places, layout_of
 from refindex.serve.plan import IntArray
 from refindex.serve.quiet import quiet
 from refindex.serve.selection import SelectionReader
@@ -52,12 +52,12 @@ class RefindexCodecPipeline(BatchedCodecPipeline):
         if found is None:
             return await super().read(batch, out, drop_axes)
         reader, node, target = found
-        places = Places(
-            chunks=_numbers(batch, node),
-            inside=[item[2] for item in batch],  # type: ignore[misc]
-            outside=[item[3] for item in batch],
-            partial=~np.fromiter((item[4] for item in batch), dtype=bool, count=len(batch)),
-        )
+        inside: list[Any] = [item[2] for item in batch]
+        outside: list[Any] = [item[3] for item in batch]
+        partial = ~np.fromiter((item[4] for item in batch), dtype=bool, count=len(batch))
+        # Whole chunks are handled together without being looked at one by one.
+        layout = layout_of(inside, outside) if len(batch) > _SOME and not drop_axes and partial.all() else None
+        places = Places(chunks=_numbers(batch, node), inside=inside, outside=outside, partial=partial, layout=layout)
         fill = batch[0][1].fill_value
         try:
             if len(batch) <= _FEW and not reader.reader.url:
@@ -85,6 +85,9 @@ class RefindexCodecPipeline(BatchedCodecPipeline):
 
 
 register_pipeline(RefindexCodecPipeline)
+
+_SOME = 8
+"""Chunks from which on it is worth while to see how they lie to each other."""
 
 _FEW = 64
 """Chunks that are looked up in a manifest in memory without leaving the event loop."""

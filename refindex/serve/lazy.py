@@ -232,6 +232,9 @@ class LazyArray:
         """The view as a small document: the array's path, and the transform (``ndsel``)."""
         return {"array": self.path, "transform": self.transform.to_json()}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LazyArray, (self._array, self._node, self.transform)
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("a lazy array without dimensions has no length")

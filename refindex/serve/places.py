@@ -193,6 +193,29 @@ def outer(grid: ChunkGrid, axes: Sequence[Axis]) -> Places:
     )
 
 
+def layout_of(inside: Sequence[Selection], outside: Sequence[Any]) -> Layout | None:
+    """How places that are given one by one lie to each other; None where that is not easily seen."""
+    if len(inside) < 2 or not isinstance(outside[0], tuple):
+        return None
+    numbers: dict[Selection, int] = {}
+    try:
+        kinds = [numbers.setdefault(part, len(numbers)) for part in inside]
+        differing = [axis for axis, (a, b) in enumerate(zip(outside[0], outside[1], strict=True)) if a != b]
+        if len(differing) != 1:
+            return None
+        axis = differing[0]
+        follows = [False]
+        for before, after in itertools.pairwise(outside):
+            follows.append(
+                before[axis].stop == after[axis].start
+                and before[:axis] == after[:axis]
+                and before[axis + 1 :] == after[axis + 1 :]
+            )
+    except (TypeError, ValueError, AttributeError):  # there are arrays in them
+        return None
+    return Layout(axis=axis, follows=np.array(follows), kinds=np.array(kinds, dtype=np.int64))
+
+
 def _open(selection: tuple[Any, ...]) -> Selection:
     """Selections along several dimensions as numpy takes them where more than one is an array: an open mesh."""
     if sum(isinstance(part, np.ndarray) for part in selection) < 2:

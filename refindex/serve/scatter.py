@@ -17,6 +17,7 @@ from refindex.serve.cache import ChunkCache
 from refindex.serve.parts import Points, Runs, gather, is_basic, strided
 from refindex.serve.places import Places
 from refindex.serve.plan import IntArray, Plan
+from refindex.serve.strips import distinct, put_strip, runs_of
 
 type Values = np.ndarray[Any, Any]
 
@@ -119,12 +120,12 @@ class Scatter:
         return target if isinstance(target, np.ndarray) and target.shape == decoder.encoding.shape else None
 
     def region(self, ranges: IntArray) -> memoryview | None:
-        """Where ranges that lie one after the other in their source go, if that is one piece of memory, in their order."""
+        """Where ranges that follow each other in their source go, if that is one piece of memory, in their order."""
         plan, layout, rows = self.plan, self.places.layout, self.plan.row[ranges]
         positions = plan.position[rows]
         if layout is None or self._drop or bool((plan.part[rows] >= 0).any()) or not bool(plan.covered[rows].all()):
             return None
-        which = _distinct(plan.which[rows])
+        which = distinct(plan.which[rows])
         decoder = plan.decoders[which[0]]
         if len(which) > 1 or not decoder.plain or decoder.element is None or decoder.element != self.out.dtype:
             return None
@@ -132,7 +133,7 @@ class Scatter:
             return None
         if bool((np.diff(positions) != 1).any()) or not bool(layout.follows[positions[1:]].all()):
             return None
-        if len(_distinct(layout.kinds[positions])) > 1:
+        if len(distinct(layout.kinds[positions])) > 1:
             return None
         begin, end = self.places.outside[int(positions[0])], self.places.outside[int(positions[-1])]
         axis, shape = layout.axis, decoder.encoding.shape
@@ -158,7 +159,7 @@ class Scatter:
         alone = np.ones(len(rows), dtype=bool)
         if len(rows) > _FEW and not self._drop:
             which, part = plan.which[rows], plan.part[rows]
-            for number in _distinct(which):
+            for number in distinct(which):
                 decoder = plan.decoders[number]
                 if decoder.nbytes > MANY:
                     continue
@@ -168,7 +169,7 @@ class Scatter:
                 if len(chosen):
                     alone[chosen] = False
                     self._many(decoder, rows[chosen], begins[chosen], ends[chosen], buffer)
-            for number in _distinct(part) if plan.parts else ():
+            for number in distinct(part) if plan.parts else ():
                 chosen = np.flatnonzero(part == number)
                 if number >= 0 and len(chosen) > _FEW:
                     alone[chosen[self._many_parts(plan.parts[number], ranges[chosen], begins[chosen], buffer)]] = False
@@ -224,7 +225,7 @@ class Scatter:
             self._put(values, positions, self._neighbours(decoder, rows, positions), -1, self.places.inside)
             return
         kinds = places.layout.kinds[positions]
-        numbers = _distinct(kinds)
+        numbers = distinct(kinds)
         for number in numbers if 4 * len(numbers) <= len(kinds) else ():
             chosen = np.flatnonzero(kinds == number)
             some, where = (values, positions) if len(chosen) == len(kinds) else (values[chosen], positions[chosen])
@@ -243,7 +244,7 @@ class Scatter:
             self._put(blocks, positions, [], 0)
             return
         joined = (np.diff(positions) == 1) & layout.follows[positions[1:]]
-        self._put(blocks, positions, _runs(joined), layout.axis)
+        self._put(blocks, positions, runs_of(joined), layout.axis)
 
     def _put(
         self,
@@ -257,7 +258,7 @@ class Scatter:
         left = positions.tolist()
         done, out, outside = 0, self.out, self.places.outside
         for first, last in [*strips, (len(left), len(left))]:
-            if first == last or self._strip(values[first:last], left[first], left[last - 1], axis):
+            if first == last or put_strip(out, outside[left[first]], outside[left[last - 1]], values[first:last], axis):
                 for value, position in zip(values[done:first], left[done:first], strict=True):
                     out[outside[position]] = value if inside is None else value[inside[position]]
                 done = last
@@ -272,28 +273,7 @@ class Scatter:
         count = plan.node.grid.counts[-1]
         joined = (np.diff(positions) == 1) & (np.diff(chunk) == 1) & (chunk[1:] % count != 0) & whole[1:] & whole[:-1]
         # The chunk at the far end may overhang the array: it is not like its neighbours.
-        return _runs(joined & (chunk[1:] % count != count - 1))
-
-    def _strip(self, values: Values, first: int, last: int, axis: int) -> bool:
-        """Put neighbours along a dimension where they go as one block, if they do go side by side."""
-        begin, end = self.places.outside[first], self.places.outside[last]
-        if not (isinstance(begin, tuple) and isinstance(end, tuple) and is_basic(begin) and is_basic(end)):
-            return False
-        count, *shape = values.shape
-        if len(begin) != len(shape) or not shape:
-            return False
-        axis %= len(shape)
-        lead, along, trail = begin[:axis], begin[axis], begin[axis + 1 :]
-        if lead != end[:axis] or trail != end[axis + 1 :] or not isinstance(along, slice):
-            return False
-        target = self.out[(*lead, slice(along.start, end[axis].stop), *trail)]
-        if target.shape != (*shape[:axis], count * shape[axis], *shape[axis + 1 :]):
-            return False
-        divided = target.reshape(*shape[:axis], count, *shape[axis:])
-        if not np.may_share_memory(divided, target):  # numpy had to copy
-            return False
-        divided[...] = np.moveaxis(values, 0, axis)
-        return True
+        return runs_of(joined & (chunk[1:] % count != count - 1))
 
     def _many_parts(self, part: Runs | Points, ranges: IntArray, begins: IntArray, buffer: memoryview) -> IntArray:
         """Put ranges of chunks, of all of which the same part is wanted, where they go; which of them are done."""
@@ -320,7 +300,7 @@ class Scatter:
             self._put_blocks(values.reshape(len(values), *part.shape), plan.position[rows])
             return np.arange(len(ranges))
         done = np.ones(len(ranges), dtype=bool)
-        for row in _distinct(rows):
+        for row in distinct(rows):
             chosen = np.flatnonzero(rows == row)
             outside = self.places.outside[int(plan.position[row])]
             if not is_basic(outside) or not part.outer:
@@ -418,18 +398,3 @@ class Scatter:
         """A failed request as an error that names the chunks for which it was."""
         some = ", ".join(self.name(int(row)) for row in rows[:3]) + (" and others" if len(rows) > 3 else "")
         return type(error)(f"{error} (for {some})")
-
-
-def _distinct(numbers: IntArray) -> list[int]:
-    """The different ones, in increasing order."""
-    first = int(numbers[0])
-    if bool((numbers == first).all()):
-        return [first]
-    found: list[int] = np.unique(numbers).tolist()
-    return found
-
-
-def _runs(joined: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """First and last-plus-one of runs of things, each of which but the first is joined to the one before it."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], joined.view(np.int8), [0]))))
-    return [(first, last + 1) for first, last in edges.reshape(-1, 2).tolist()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -263,6 +264,15 @@ def test_views_of_every_type(archive: refindex.Archive, file: Path, data: st.Dat
         assert all(np.array_equal(found[field], expected[field]) for field in values.dtype.names)
     else:
         assert found.tolist() == expected.tolist()
+
+
+def test_views_travel(archive: refindex.Archive, file: Path) -> None:
+    for name in ("contiguous", "deflated"):
+        view = archive[name][3:30:2, ::-1].oindex[:, [5, 1], 7]
+        with h5py.File(file) as f:
+            expected = f[name][3:30:2][:, ::-1][:, [5, 1], 7]
+        for sent in (pickle.dumps(view), (view.compute(), pickle.dumps(view))[1]):
+            assert np.array_equal(pickle.loads(sent).compute(), expected)
 
 
 def test_without_elements(archive: refindex.Archive) -> None:

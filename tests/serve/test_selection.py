@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import refindex
 from refindex.access.ranges import LOCAL, Merging
+from refindex.serve import codec_pipeline as pipeline_module
 from refindex.serve import reading as reading_module
 from refindex.serve import scatter as scatter_module
 from refindex.serve.codec_pipeline import RefindexCodecPipeline, open_group
@@ -102,6 +103,9 @@ def merge_by(patch: pytest.MonkeyPatch, gap: int, limit: int) -> None:
 def test_every_selection_of_every_encoding(how: dict[str, Any], data: st.DataObject, gap: int, limit: int) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         merge_by(patch, gap, limit)
+        if data.draw(st.booleans()):
+            patch.setattr(scatter_module, "_FEW", 0)
+            patch.setattr(pipeline_module, "_SOME", 0)
         made = make(folder, how)
         store = RefindexStore(Opening(manifest=made.manifest))
         array, plain = open_group(store)["a"], stock(store)

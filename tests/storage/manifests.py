@@ -24,7 +24,6 @@ from refindex.access import urls
 from refindex.model.dtype import Leaf
 from refindex.model.manifest import Placement
 from refindex.model.zarr_v3 import array_document, dumps, group_document
-from refindex.storage.parquet.reader import concatenate
 
 
 def array_node(path: str, edition: int = 0) -> Node:
@@ -105,7 +104,7 @@ def tables(draw: st.DrawFn) -> ChunkTable:
         length=[draw(st.integers(0, 2**40)) for _ in rest],
         encoding=[draw(st.integers(-1, 1)) for _ in rest],
     )
-    return concatenate([pointed, ChunkTable.inline(inline)])
+    return ChunkTable.concatenate([pointed, ChunkTable.inline(inline)])
 
 
 PATHS = st.lists(st.sampled_from(["a", "b", "c", "a b", "ü", "c/0", "zarr"]), min_size=1, max_size=3).map("/".join)

@@ -25,7 +25,6 @@ from refindex.access import urls
 from refindex.model.change import Change
 from refindex.model.zarr_v3 import dumps, group_document
 from refindex.storage.parquet import checkpoint, merge
-from refindex.storage.parquet.reader import concatenate
 
 BACKENDS = ("refindex", "sqlite", "memory")
 NOTHING = timedelta(0)
@@ -274,7 +273,7 @@ def appended(draw: st.DrawFn, first: int, sources: int) -> ChunkTable:
         length=[draw(st.integers(0, 100)) for _ in rest],
         encoding=[draw(st.integers(-1, 1)) for _ in rest],
     )
-    return concatenate([inline, pointed])
+    return ChunkTable.concatenate([inline, pointed])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

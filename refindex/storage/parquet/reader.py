@@ -138,31 +138,6 @@ class ParquetReader:
                 if len(part):
                     parts.append(part)
         try:
-            return concatenate(parts)
+            return ChunkTable.concatenate(parts)
         except FormatError as error:
             raise ManifestError(f"{urls.display(self.url)}: references of /{path} are damaged: {error}") from error
-
-
-def concatenate(parts: Sequence[ChunkTable]) -> ChunkTable:
-    """Tables of different chunks of one array as one table.
-
-    Raises
-    ------
-    FormatError
-        If two of them have the same chunk.
-    """
-    if not parts:
-        return ChunkTable.empty()
-    if len(parts) == 1:
-        return parts[0]
-    shift = np.cumsum([0, *(len(part.data) for part in parts[:-1])])
-    return ChunkTable.from_columns(
-        chunk=np.concatenate([p.chunk for p in parts]),
-        source=np.concatenate([p.source for p in parts]),
-        offset=np.concatenate(
-            [np.where(p.source < 0, p.offset + s, p.offset) for p, s in zip(parts, shift, strict=True)]
-        ),
-        length=np.concatenate([p.length for p in parts]),
-        encoding=np.concatenate([p.encoding for p in parts]),
-        data=b"".join(p.data for p in parts),
-    )
