@@ -45,8 +45,8 @@ $(VENV)/.bench: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	@touch $@
 
-bench: $(VENV)/.bench  ## measure beside kerchunk, VirtualiZarr and bare chunk_iter, print ratios
-	$(BIN)/python -m tests.benchmarks
+bench: $(VENV)/.bench  ## measure beside kerchunk, VirtualiZarr and bare chunk_iter, print ratios, write docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks --markdown docs/benchmarks.md
 
 docs: $(STAMP)  ## build the documentation, strictly
 	$(BIN)/mkdocs build --strict
