@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 KERCHUNK = ("kerchunk",)
+ICECHUNK = ("icechunk", "virtualizarr", "obstore", "obspec_utils")
 VIRTUALIZARR = ("virtualizarr", "obstore", "obspec_utils")
 
 
@@ -373,6 +374,7 @@ def _peers(work: str = "read") -> tuple[Case, ...]:
     return (
         Case(label="zarr over kerchunk references (fsspec)", work=f"kerchunk_peer:{work}", needs=KERCHUNK),
         Case(label="zarr over VirtualiZarr ManifestStore", work=f"virtualizarr_peer:{work}", needs=VIRTUALIZARR),
+        *([Case(label="zarr over icechunk", work="icechunk_peer:read", needs=ICECHUNK)] if work == "read" else []),
     )
 
 
