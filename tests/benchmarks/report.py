@@ -10,7 +10,19 @@ from typing import Any
 
 from tests.benchmarks.runner import Result, Row
 
-_PACKAGES = ("refindex", "h5py", "netCDF4", "numpy", "pyarrow", "zarr", "fsspec", "xarray", "kerchunk", "virtualizarr", "icechunk")
+_PACKAGES = (
+    "refindex",
+    "h5py",
+    "netCDF4",
+    "numpy",
+    "pyarrow",
+    "zarr",
+    "fsspec",
+    "xarray",
+    "kerchunk",
+    "virtualizarr",
+    "icechunk",
+)
 
 
 def machine() -> dict[str, Any]:
