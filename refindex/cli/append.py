@@ -24,7 +24,7 @@ from refindex.cli.options import (
     parse_storage_options,
     plural,
 )
-from refindex.cli.scan import lines_of, tell_report
+from refindex.cli.scan import named_sources, tell_report
 from refindex.growth import Growth
 from refindex.join.options import OnDifference, Overlap
 from refindex.model.manifest import Status
@@ -54,9 +54,7 @@ def append(
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Join more files to an archive, in one commit; only files that it does not have are scanned."""
-    wanted = [*(sources or ()), *(lines_of(from_file) if from_file else ())]
-    if not wanted:
-        raise typer.BadParameter("name at least one source, or --from-file")
+    wanted = named_sources(sources, from_file)
     try:
         done = api.append(
             archive,

@@ -14,8 +14,9 @@ from refindex import api
 from refindex.access import urls
 from refindex.archive import Archive
 from refindex.cli.ls import describe
-from refindex.cli.options import AS_OF, JSON, STORAGE_OPTIONS, VERSION, dump, nbytes, parse_storage_options, plural
+from refindex.cli.options import AS_OF, JSON, STORAGE_OPTIONS, VERSION, dump, parse_storage_options, plural
 from refindex.model.manifest import Node, Status
+from refindex.serve.explain import nbytes
 
 
 def command(

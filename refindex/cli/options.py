@@ -88,15 +88,6 @@ def parse_storage_options(text: str | None) -> dict[str, Any]:
     return value
 
 
-def nbytes(count: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} PB"
-
-
 def plural(count: int, noun: str) -> str:
     """``1 array``, ``2 arrays``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -82,9 +82,7 @@ def command(
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Index HDF5 / NetCDF files into a manifest; several are joined into one."""
-    wanted = [*(sources or ()), *(lines_of(from_file) if from_file else ())]
-    if not wanted:
-        raise typer.BadParameter("name at least one source, or --from-file")
+    wanted = named_sources(sources, from_file)
     if out is None and not dry_run:
         raise typer.BadParameter("say where to write the manifest with --out, or pass --dry-run")
     options = parse_storage_options(storage_options)
@@ -123,7 +121,15 @@ def command(
         raise typer.Exit(3)
 
 
-def lines_of(name: str) -> list[str]:
+def named_sources(sources: list[str] | None, from_file: str | None) -> list[str]:
+    """The sources on the command line and those in a list."""
+    wanted = [*(sources or ()), *(_lines(from_file) if from_file else ())]
+    if not wanted:
+        raise typer.BadParameter("name at least one source, or --from-file")
+    return wanted
+
+
+def _lines(name: str) -> list[str]:
     if name == "-":
         text = sys.stdin.read()
     else:

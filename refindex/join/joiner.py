@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,7 +25,7 @@ from refindex.join.member import Member, Variants
 from refindex.join.options import JoinOptions
 from refindex.join.placements import joined_placements
 from refindex.join.positions import base_cells, check_positions
-from refindex.join.references import AxisCache, JoinedReferences, join_references
+from refindex.join.references import AxisCache, JoinedReferences, join_references, joined_node
 from refindex.join.result import Joined
 from refindex.join.small import is_small, join_values
 from refindex.join.stacking import repeat_member, stack_members
@@ -32,9 +33,8 @@ from refindex.join.times import time_label
 from refindex.join.values import constants, digest
 from refindex.join.variables import ArrayPlan, merge_attributes, plan_array, plan_times
 from refindex.model.chunks import ChunkTable
-from refindex.model.dtype import data_type_json, fill_value_json
 from refindex.model.manifest import Manifest, Node, ReportEntry, Source, Status
-from refindex.model.zarr_v3 import array_document, dumps, group_document
+from refindex.model.zarr_v3 import dumps, group_document
 
 type IntArray = npt.NDArray[np.int64]
 type Values = np.ndarray[Any, Any]
@@ -225,9 +225,7 @@ class _Join:
         if not joined:
             return
         self._check_overlaps(plan.path, holders, joined)
-        places = 1
-        for dim in joined:
-            places *= len(np.unique(dim.segment))
+        places = math.prod(len(np.unique(dim.segment)) for dim in joined)
         if len(holders) >= places:
             return
         order = [list(self.dims).index(dim.key) for dim in joined]
@@ -357,20 +355,7 @@ class _Join:
                 return
         if joined is None:
             return
-        document = array_document(
-            grid=joined.grid,
-            data_type=plan.data_type if plan.dtype is None else data_type_json(plan.dtype),
-            codecs=joined.codecs,
-            fill_value=fill if plan.dtype is None else fill_value_json(plan.dtype, fill),
-            dimension_names=plan.dims,
-            attributes=plan.attributes,
-        )
-        nodes[plan.path] = Node(
-            path=plan.path,
-            document=dumps(document),
-            encodings=joined.encodings,
-            attribute_types=plan.attribute_types,
-        ).knowing(json=document, grid=joined.grid)
+        nodes[plan.path] = joined_node(plan, joined, fill)
         tables[plan.path] = (joined.chunks, joined.dropped)
         entries += self._entries(plan, uses, axes, joined)
 
@@ -378,9 +363,7 @@ class _Join:
         """What a place without a chunk reads as: what the files say, or, where a file is missing, a missing value."""
         own = plan.fill_of(uses[0].kind)
         joined = [dim for dim in axes if dim is not None]
-        places = 1
-        for dim in joined:
-            places *= len(np.unique(dim.segment))
+        places = math.prod(len(np.unique(dim.segment)) for dim in joined)
         covered = {cell for use in uses for cell in self._cells_of(use.member, joined)} if joined else {()}
         if plan.dtype is None or not joined or len(covered) >= places:
             return own
@@ -412,7 +395,8 @@ class _Join:
     def _record(self) -> dict[str, Any]:
         """How the archive was joined, for those who append to it."""
         base = self.members[0]
-        kept = dict(constants(base.nodes[""].joined)) if base.is_base else {}
+        before = (base.nodes[""].joined or {}) if base.is_base else {}
+        kept = dict(constants(before))
         for path, plan in self.plans.items():
             if path in kept or any(self._axes(plan)) or path in self.comparison.digests:
                 continue
@@ -421,12 +405,10 @@ class _Join:
                 self.comparison.digests[path] = digest(plan.values(self.members, first))
         return {
             "dims": [{"key": key, "coordinate": key in self.keys.coordinates} for key in self.dims]
-            or (base.nodes[""].joined or {}).get("dims", [])
-            if base.is_base
-            else [{"key": key, "coordinate": key in self.keys.coordinates} for key in self.dims],
+            or before.get("dims", []),
             "options": self.options.to_json(),
             "constants": kept | self.comparison.digests,
-            "overlapping": self._overlaps() or bool((base.nodes[""].joined or {}).get("overlapping")),
+            "overlapping": self._overlaps() or bool(before.get("overlapping")),
         }
 
     def _overlaps(self) -> bool:

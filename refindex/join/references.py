@@ -16,10 +16,11 @@ from refindex.join.member import Member
 from refindex.join.rows import join_rows
 from refindex.join.variables import ArrayPlan
 from refindex.model.chunks import ChunkTable
-from refindex.model.dtype import fill_value_json
+from refindex.model.dtype import data_type_json, fill_value_json
 from refindex.model.encoding import Encoding
 from refindex.model.grid import ChunkGrid, encode_runs
 from refindex.model.manifest import Node
+from refindex.model.zarr_v3 import array_document, dumps
 
 type IntArray = npt.NDArray[np.int64]
 
@@ -47,6 +48,24 @@ class JoinedReferences:
     chunks: ChunkTable
     dropped: int | None
     adapted: bool
+
+
+def joined_node(plan: ArrayPlan, joined: JoinedReferences, fill: Any) -> Node:
+    """The node of a joined array."""
+    document = array_document(
+        grid=joined.grid,
+        data_type=plan.data_type if plan.dtype is None else data_type_json(plan.dtype),
+        codecs=joined.codecs,
+        fill_value=fill if plan.dtype is None else fill_value_json(plan.dtype, fill),
+        dimension_names=plan.dims,
+        attributes=plan.attributes,
+    )
+    return Node(
+        path=plan.path,
+        document=dumps(document),
+        encodings=joined.encodings,
+        attribute_types=plan.attribute_types,
+    ).knowing(json=document, grid=joined.grid)
 
 
 class AxisCache:

@@ -18,14 +18,12 @@ from refindex.join.barriers import Findings
 from refindex.join.dimensions import DimensionKeys, JoinedDim
 from refindex.join.member import Member, Variants
 from refindex.join.options import JoinOptions
-from refindex.join.references import AxisCache, join_references
+from refindex.join.references import AxisCache, join_references, joined_node
 from refindex.join.small import INLINE_NBYTES, is_small, join_values
 from refindex.join.values import array_values
 from refindex.join.variables import plan_array
 from refindex.model.chunks import ChunkTable
-from refindex.model.dtype import data_type_json, fill_value_json
 from refindex.model.manifest import Array, Manifest, Placement
-from refindex.model.zarr_v3 import array_document, dumps
 
 type IntArray = npt.NDArray[np.int64]
 type Cell = tuple[tuple[int, int], ...]
@@ -111,21 +109,14 @@ def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = Fa
             made = join_references(plan, use, one, axes, {0: renumber}, fill, cache)
         if made is None:
             continue
-        document = array_document(
-            grid=made.grid,
-            data_type=plan.data_type if plan.dtype is None else data_type_json(plan.dtype),
-            codecs=made.codecs,
-            fill_value=fill if plan.dtype is None else fill_value_json(plan.dtype, fill),
-            dimension_names=plan.dims,
-            attributes=plan.attributes,
-        )
+        node = joined_node(plan, made, fill)
         arrays[path] = Array(
             path=path,
-            document=dumps(document),
-            encodings=made.encodings,
-            attribute_types=plan.attribute_types,
+            document=node.document,
+            encodings=node.encodings,
+            attribute_types=node.attribute_types,
             chunks=made.chunks,
-        ).knowing(json=document, grid=made.grid)
+        ).knowing(json=node.json, grid=made.grid)
     if findings.barriers:
         raise JoinError(findings.barriers[0])
     return replace(

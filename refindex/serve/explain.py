@@ -59,9 +59,9 @@ class Cost:
             " x ".join(str(n) for n in self.shape) or "scalar",
             chunks,
             f"{self.requests:,}",
-            _nbytes(self.nbytes_read),
-            _nbytes(self.nbytes_wanted),
-            _nbytes(self.nbytes_decoded),
+            nbytes(self.nbytes_read),
+            nbytes(self.nbytes_wanted),
+            nbytes(self.nbytes_decoded),
             f"{self.sources:,}",
         )
 
@@ -114,7 +114,8 @@ def _fields(cost: Cost) -> dict[str, Any]:
     return {name: getattr(cost, name) for name in cost.__dataclass_fields__}
 
 
-def _nbytes(count: float) -> str:
+def nbytes(count: float) -> str:
+    """A number of bytes for people."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
