@@ -109,14 +109,14 @@ class Comparison:
         """Whether two files' values are in their manifests, and can be compared without reading the files."""
         if self.members[one].is_base:
             return False
-        return all(bool((self.members[n].table(plan.path).source < 0).all()) for n in (one, other))
+        return all(self.members[n].table(plan.path).is_inline for n in (one, other))
 
     def _equal(self, plan: ArrayPlan, one: int, other: int, joined: Sequence[JoinedDim]) -> bool:
         first, second = self.members[one], self.members[other]
         kinds = plan.variants.kind_of(one), plan.variants.kind_of(other)
         if not first.is_base and kinds[0] == kinds[1]:
             tables = first.table(plan.path), second.table(plan.path)
-            inline = all(bool((t.source < 0).all()) for t in tables)
+            inline = all(t.is_inline for t in tables)
             if inline and tables[0].data == tables[1].data and np.array_equal(tables[0].chunk, tables[1].chunk):
                 return True
         values = plan.values(self.members, other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,9 +28,12 @@ def same_meaning(plan: ArrayPlan, kind: int) -> bool:
 
 
 def declared_codecs(
-    plan: ArrayPlan, uses: Sequence[Use], tables: Sequence[ChunkTable], base: Use | None
+    plan: ArrayPlan, uses: Sequence[Use], table_of: Callable[[Use], ChunkTable], base: Use | None
 ) -> list[dict[str, Any]]:
-    """The codec chain of most of the chunks; that of the archive that is appended to, where it can stay."""
+    """The codec chain of most of the chunks; that of the archive that is appended to, where it can stay.
+
+    The first file of each kind stands for the others.
+    """
     nodes = plan.variants.nodes
     if plan.dtype is None:
         return nodes[0].codecs
@@ -42,7 +45,7 @@ def declared_codecs(
     for kind, count in times.items():
         if plan.packings[kind] is not None:
             continue
-        table = next(table for use, table in zip(uses, tables, strict=True) if use.kind == kind)
+        table = table_of(next(use for use in uses if use.kind == kind))
         numbers, rows = np.unique(table.encoding, return_counts=True)
         for number, n in zip(numbers.tolist(), rows.tolist(), strict=True):
             if number == DECLARED:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from refindex.access.spill import Extent
 from refindex.errors import RefindexError
 from refindex.join.axis import Use
 from refindex.join.barriers import Findings, condense, some
@@ -21,6 +23,7 @@ from refindex.join.dimensions import (
     dimension_sizes,
     join_dimension,
 )
+from refindex.join.kept import Kept
 from refindex.join.member import Member, Variants
 from refindex.join.options import JoinOptions
 from refindex.join.placements import joined_placements
@@ -72,6 +75,7 @@ class _Join:
     held: dict[tuple[str, ...], set[tuple[int, ...]]] = field(init=False, default_factory=dict)
     cache: AxisCache = field(init=False, default_factory=AxisCache)
     comparison: Comparison = field(init=False)
+    kept: Kept = field(init=False, default_factory=Kept)
 
     def run(self, *, repeat: bool) -> Joined:
         members = self.members
@@ -94,11 +98,13 @@ class _Join:
         self.findings.check()
         sources, source_maps = self._sources()
         nodes: dict[str, Node] = self._groups()
-        tables: dict[str, tuple[ChunkTable, int | None]] = {}
+        found: dict[str, tuple[ChunkTable | Extent, int | None]] = {}
         entries: list[ReportEntry] = []
-        for path, plan in self.plans.items():
-            self._array(plan, uses[path], source_maps, nodes, tables, entries)
-        self.findings.check()
+        with closing(self.kept):
+            for path, plan in self.plans.items():
+                self._array(plan, uses[path], source_maps, nodes, found, entries)
+            self.findings.check()
+            tables = {path: (self.kept.table(chunks), dropped) for path, (chunks, dropped) in found.items()}
         nodes[""] = replace(nodes[""], joined=self._record())
         placements, moved = joined_placements(self.members, self.dims, source_maps)
         return Joined(
@@ -333,7 +339,7 @@ class _Join:
         uses: Sequence[Use],
         source_maps: Mapping[int, IntArray],
         nodes: dict[str, Node],
-        tables: dict[str, tuple[ChunkTable, int | None]],
+        found: dict[str, tuple[ChunkTable | Extent, int | None]],
         entries: list[ReportEntry],
     ) -> None:
         plan = self.plans[plan.path]
@@ -349,14 +355,14 @@ class _Join:
             joined = join_values(plan, uses, self.members, axes, fill, self.findings)
         else:
             try:
-                joined = join_references(plan, uses, self.members, axes, source_maps, fill, self.cache)
+                joined = join_references(plan, uses, self.members, axes, source_maps, fill, self.cache, self.kept)
             except RefindexError as error:
                 self.findings.bar(str(error))
                 return
         if joined is None:
             return
         nodes[plan.path] = joined_node(plan, joined, fill)
-        tables[plan.path] = (joined.chunks, joined.dropped)
+        found[plan.path] = (joined.chunks, joined.dropped)
         entries += self._entries(plan, uses, axes, joined)
 
     def _fill(self, plan: ArrayPlan, uses: Sequence[Use], axes: Sequence[JoinedDim | None]) -> Any:
@@ -379,8 +385,7 @@ class _Join:
             (self.members[u.member].name for u in uses if not self.members[u.member].is_base),
             self.members[uses[0].member].name,
         )
-        inline = bool((joined.chunks.source < 0).all())
-        status = Status.ADAPTED if joined.adapted else Status.INLINED if inline else Status.NATIVE
+        status = Status.ADAPTED if joined.adapted else Status.INLINED if joined.inline else Status.NATIVE
         count = sum(number not in self.left_out for number in plan.variants.members)
         if along:
             said = [f"joined along {along} from {len(uses)} files" if len(uses) > 1 else f"in one file, along {along}"]
@@ -401,7 +406,7 @@ class _Join:
             if path in kept or any(self._axes(plan)) or path in self.comparison.digests:
                 continue
             first = plan.variants.members[0]
-            if not self.members[first].is_base and bool((self.members[first].table(path).source < 0).all()):
+            if not self.members[first].is_base and self.members[first].table(path).is_inline:
                 self.comparison.digests[path] = digest(plan.values(self.members, first))
         return {
             "dims": [{"key": key, "coordinate": key in self.keys.coordinates} for key in self.dims]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from refindex.access import urls
+from refindex.access.options import StorageOptions
 from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Manifest, Node, Placement, ReportEntry, Source
 
@@ -47,53 +48,62 @@ class Member:
     sources:
         As the references number them.
     find:
-        References of an array from a chunk number on.
+        References of an array with chunk numbers from one on, up to another (None: to the end).
+    count:
+        Number of references of an array.
     placements:
         Of an archive: where its sources lie.
     is_base:
         Whether it is the archive that is appended to, of which as much as possible stays as it is.
+    storage_options:
+        Options for fsspec with which its sources are read.
     """
 
     name: str
     nodes: Mapping[str, Node]
     sources: Sequence[Source]
-    find: Callable[[str, int], ChunkTable]
+    find: Callable[[str, int, int | None], ChunkTable]
+    count: Callable[[str], int]
     report: Sequence[ReportEntry] = ()
     placements: Sequence[Placement] = ()
     is_base: bool = False
+    storage_options: StorageOptions = field(default=None, repr=False)
 
     @classmethod
-    def of_file(cls, manifest: Manifest, name: str = "") -> Member:
+    def of_file(cls, manifest: Manifest, name: str = "", storage_options: StorageOptions = None) -> Member:
         """A scanned file."""
         arrays = manifest.arrays
 
-        def find(path: str, start: int) -> ChunkTable:
-            table = arrays[path].chunks
-            return table if not start else table.take(slice(int(np.searchsorted(table.chunk, start)), None))
+        def find(path: str, start: int, stop: int | None) -> ChunkTable:
+            return arrays[path].chunks.between(start, stop)
 
         return cls(
             name=name or (urls.display(manifest.sources[0].url) if manifest.sources else "manifest"),
             nodes=manifest.nodes,
             sources=manifest.sources,
             find=find,
+            count=lambda path: len(arrays[path].chunks),
             report=manifest.report.entries,
+            storage_options=storage_options,
         )
 
     @classmethod
-    def of_archive(cls, reader: Reader) -> Member:
+    def of_archive(cls, reader: Reader, storage_options: StorageOptions = None) -> Member:
         """An archive that was joined before."""
         return cls(
             name=urls.display(reader.url) if reader.url else "the archive",
             nodes=reader.nodes,
             sources=reader.sources,
-            find=lambda path, start: reader.find(path, start=start),
+            find=lambda path, start, stop: reader.find(path, start=start).between(start, stop),
+            count=lambda path: len(reader.find(path)),
             placements=reader.placements,
             is_base=True,
+            storage_options=storage_options,
         )
 
-    def table(self, path: str, start: int = 0) -> ChunkTable:
-        """References of an array from a chunk number on."""
-        return self.find(path, start)
+    def table(self, path: str, start: int = 0, stop: int | None = None) -> ChunkTable:
+        """References of an array from a chunk number on, up to another."""
+        return self.find(path, start, stop)
 
     @cached_property
     def arrays(self) -> dict[str, Node]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from refindex.access.spill import Extent
 from refindex.join.axis import Axis, Edge, Track, Use, joined_axis, plain_axis, track_of
 from refindex.join.dimensions import JoinedDim
 from refindex.join.encodings import Encodings, declared_codecs, same_meaning
+from refindex.join.kept import Kept
 from refindex.join.member import Member
-from refindex.join.rows import join_rows
+from refindex.join.rows import RowJoin
 from refindex.join.variables import ArrayPlan
+from refindex.join.windows import windows
 from refindex.model.chunks import ChunkTable
 from refindex.model.dtype import data_type_json, fill_value_json
 from refindex.model.encoding import Encoding
@@ -34,20 +37,24 @@ class JoinedReferences:
     grid, codecs, encodings:
         Of the joined array.
     chunks:
-        References, numbered in the joined grid; of the archive that is appended to, only those that change.
+        References, numbered in the joined grid, or where they are kept; of the archive that is appended to, only those
+        that change.
     dropped:
         The chunk number from which on the references of the archive that is appended to are in ``chunks``;
         None: there is no such archive, or it does not have the array.
     adapted:
         Whether some chunks are not served as they are stored.
+    inline:
+        Whether the bytes of all chunks are in the manifest itself.
     """
 
     grid: ChunkGrid
     codecs: list[dict[str, Any]]
     encodings: tuple[Encoding, ...]
-    chunks: ChunkTable
+    chunks: ChunkTable | Extent
     dropped: int | None
     adapted: bool
+    inline: bool
 
 
 def joined_node(plan: ArrayPlan, joined: JoinedReferences, fill: Any) -> Node:
@@ -89,6 +96,7 @@ def join_references(
     source_maps: Mapping[int, IntArray],
     fill: Any,
     cache: AxisCache,
+    kept: Kept,
 ) -> JoinedReferences:
     """Put the references of the members that use an array into one grid.
 
@@ -108,23 +116,45 @@ def join_references(
     keep = 0
     if base is not None and same_meaning(plan, base.kind) and _same_fill(nodes[base.kind], plan, fill):
         keep = _kept(plan.path, axes, nodes[base.kind].grid, grid, base, dims, members[base.member])
-    tables = [
-        ChunkTable.empty()
-        if use is base and keep == nodes[use.kind].grid.size
-        else members[use.member].table(plan.path, keep if use is base else 0)
-        for use in uses
-    ]
-    codecs = declared_codecs(plan, uses, tables, base)
+    old = (
+        members[base.member].table(plan.path, keep) if base is not None and keep < nodes[base.kind].grid.size else None
+    )
+
+    def table_of(use: Use, start: int = 0, stop: int | None = None) -> ChunkTable:
+        if use is base:
+            return ChunkTable.empty() if old is None else old.between(start, stop)
+        return members[use.member].table(plan.path, start, stop)
+
+    codecs = declared_codecs(plan, uses, table_of, base)
     encodings = Encodings(plan, codecs, initial=nodes[base.kind].encodings if base is not None and keep else ())
-    chunks, adapted = join_rows(plan, uses, tables, axes, dims, grid, source_maps, encodings, fill, keep, base)
+    rows = RowJoin(plan=plan, axes=axes, dims=dims, grid=grid, source_maps=source_maps, encodings=encodings, fill=fill)
+    counts = [len(old or ()) if use is base else members[use.member].count(plan.path) for use in uses]
+    firsts = [keep if use is base else 0 for use in uses]
+    chunks = kept.add(_joined_rows(rows, uses, counts, firsts, table_of), sum(counts))
     return JoinedReferences(
         grid=grid,
         codecs=codecs,
         encodings=tuple(encodings.found),
         chunks=chunks,
         dropped=keep if base is not None else None,
-        adapted=adapted,
+        adapted=rows.adapted,
+        inline=rows.inline,
     )
+
+
+def _joined_rows(
+    rows: RowJoin,
+    uses: Sequence[Use],
+    counts: Sequence[int],
+    firsts: Sequence[int],
+    table_of: Callable[[Use, int, int | None], ChunkTable],
+) -> Iterator[ChunkTable]:
+    """The references of all members, window by window."""
+    grids = [rows.plan.variants.nodes[use.kind].grid for use in uses]
+    for window in windows(uses, counts, grids, rows.axes, rows.dims, rows.grid, firsts):
+        parts = [(uses[part.use], (part.start, part.stop)) for part in window.parts]
+        tables = [table_of(use, *extent) for use, extent in parts]
+        yield rows.join([use for use, _ in parts], tables, [extent for _, extent in parts], (window.start, window.stop))
 
 
 def grid_edge(lengths: IntArray) -> Edge:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -12,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from refindex.access import urls
+from refindex.access.options import StorageOptions
 from refindex.errors import JoinError, NotFoundError, RefindexError, UnsupportedError
 from refindex.join.axis import Use
 from refindex.join.barriers import Findings
 from refindex.join.dimensions import DimensionKeys, JoinedDim
+from refindex.join.kept import Kept
 from refindex.join.member import Member, Variants
 from refindex.join.options import JoinOptions
 from refindex.join.references import AxisCache, join_references, joined_node
@@ -30,7 +33,13 @@ type Cell = tuple[tuple[int, int], ...]
 """Where a source lies: start and stop along each joined dimension."""
 
 
-def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = False) -> Manifest:
+def without(
+    manifest: Manifest,
+    numbers: Collection[int],
+    *,
+    replaced: bool = False,
+    storage_options: StorageOptions = None,
+) -> Manifest:
     """The archive without some of its sources, shorter along the dimension along which they were joined.
 
     Where several dimensions were joined, a place that loses its file while others stay beside it reads as fill values.
@@ -72,7 +81,7 @@ def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = Fa
     keys = [str(dim["key"]) for dim in record["dims"]]
     dims = {key: _shortened(manifest, key, stay) for key in keys}
     lost = set(_cells(gone, keys)) - set(_cells(stay, keys))
-    member = Member.of_file(manifest, "the archive")
+    member = Member.of_file(manifest, "the archive", storage_options)
     variants = {path: Variants.of([member], path) for path in member.arrays}
     resolved = DimensionKeys(variants)
     order = sorted(set(range(len(manifest.sources))) - set(numbers))
@@ -80,7 +89,7 @@ def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = Fa
     renumber[order] = np.arange(len(order))
     arrays = {}
     findings = Findings()
-    cache = AxisCache()
+    cache, kept = AxisCache(), Kept(rows=sys.maxsize)  # the archive that they are taken from is in memory
     for path, array in manifest.arrays.items():
         axes = [dims.get(key) for key in resolved.of(path, array.dims)]
         joined = [dim for dim in axes if dim is not None]
@@ -92,7 +101,7 @@ def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = Fa
         if plan is None:
             continue
         held = replace(manifest, arrays={**manifest.arrays, path: replace(array, chunks=table)})
-        one = [Member.of_file(held, "the archive")]
+        one = [Member.of_file(held, "the archive", storage_options)]
         use = [Use(member=0, kind=0, tracks=tuple(dim.tracks[0] for dim in joined))]
         if holes:
             # Each place that stays by itself: what is absent there reads as its file says, the holes as missing.
@@ -106,7 +115,7 @@ def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = Fa
             plan.converted[0] = _without_values(plan.convert(values, 0), axes, keys, lost, fill)
             made = join_values(plan, use, one, axes, fill, findings)
         else:
-            made = join_references(plan, use, one, axes, {0: renumber}, fill, cache)
+            made = join_references(plan, use, one, axes, {0: renumber}, fill, cache, kept)
         if made is None:
             continue
         node = joined_node(plan, made, fill)
@@ -115,7 +124,7 @@ def without(manifest: Manifest, numbers: Collection[int], *, replaced: bool = Fa
             document=node.document,
             encodings=node.encodings,
             attribute_types=node.attribute_types,
-            chunks=made.chunks,
+            chunks=kept.table(made.chunks),
         ).knowing(json=node.json, grid=made.grid)
     if findings.barriers:
         raise JoinError(findings.barriers[0])

@@ -41,50 +41,85 @@ class _Columns:
             setattr(self, name, getattr(self, name)[rows])
 
 
-def join_rows(
-    plan: ArrayPlan,
-    uses: Sequence[Use],
-    tables: Sequence[ChunkTable],
-    axes: Sequence[Axis],
-    dims: Sequence[JoinedDim | None],
-    grid: ChunkGrid,
-    source_maps: Mapping[int, IntArray],
-    encodings: Encodings,
-    fill: Any,
-    keep: int,
-    base: Use | None,
-) -> tuple[ChunkTable, bool]:
-    nodes = plan.variants.nodes
-    tables = [
-        _with_absent(plan, use, table, nodes[use.kind], encodings, fill, keep if use is base else 0)
-        for use, table in zip(uses, tables, strict=True)
-    ]
-    columns = _concatenate(uses, tables, source_maps)
-    before = len(columns.chunk)
-    _number_encodings(plan, uses, columns, encodings, nodes)
-    numbers = np.zeros(before, dtype=np.int64)
-    starts: dict[int, IntArray] = {}
-    local = _coordinates(columns, uses, nodes)
-    for n, axis in enumerate(axes):
-        rows, joined, start = _place(columns.use, local[:, n], uses, nodes, axis, dims, n)
-        if rows is not None:
+@dataclass(slots=True, kw_only=True)
+class RowJoin:
+    """What the rows of one array are joined by, and what has been seen of them.
+
+    Parameters
+    ----------
+    source_maps:
+        For each member, the numbers of its sources in the joined manifest.
+    encodings:
+        Of the joined array; those that are met are added.
+    adapted:
+        Whether some of the rows so far are not served as they are stored.
+    inline:
+        Whether the bytes of all chunks so far are in the manifest itself.
+    """
+
+    plan: ArrayPlan
+    axes: Sequence[Axis]
+    dims: Sequence[JoinedDim | None]
+    grid: ChunkGrid
+    source_maps: Mapping[int, IntArray]
+    encodings: Encodings
+    fill: Any
+    adapted: bool = False
+    inline: bool = True
+
+    def join(
+        self,
+        uses: Sequence[Use],
+        tables: Sequence[ChunkTable],
+        extents: Sequence[tuple[int, int]],
+        window: tuple[int, int],
+    ) -> ChunkTable:
+        """The rows of some members that lie in a window of the joined chunk numbers.
+
+        Parameters
+        ----------
+        extents:
+            The chunk numbers in each member's own grid that its table is about.
+        """
+        plan, grid, encodings = self.plan, self.grid, self.encodings
+        nodes = plan.variants.nodes
+        tables = [
+            _with_absent(plan, use, table, nodes[use.kind], encodings, self.fill, extent)
+            for use, table, extent in zip(uses, tables, extents, strict=True)
+        ]
+        columns = _concatenate(uses, tables, self.source_maps)
+        numbers = np.zeros(len(columns.chunk), dtype=np.int64)
+        _number_encodings(plan, uses, columns, encodings, nodes)
+        starts: dict[int, IntArray] = {}
+        local = _coordinates(columns, uses, nodes)
+        for n, axis in enumerate(self.axes):
+            rows, joined, start = _place(columns.use, local[:, n], uses, nodes, axis, self.dims, n)
+            if rows is not None:
+                columns.take(rows)
+                local, numbers = local[rows], numbers[rows]
+                starts = {a: s[rows] for a, s in starts.items()}
+            numbers = numbers * grid.counts[n] + joined
+            if start.any():
+                starts[n] = start
+        inside = (numbers >= window[0]) & (numbers < window[1])
+        if not inside.all():
+            rows = np.flatnonzero(inside)
             columns.take(rows)
             local, numbers = local[rows], numbers[rows]
             starts = {a: s[rows] for a, s in starts.items()}
-        numbers = numbers * grid.counts[n] + joined
-        if start.any():
-            starts[n] = start
-    _start_encodings(columns, starts, len(axes), encodings, grid)
-    _rewrite_declared(plan, columns, numbers, local, starts, uses, encodings, grid)
-    table = ChunkTable.from_columns(
-        chunk=numbers,
-        source=columns.source,
-        offset=columns.offset,
-        length=columns.length,
-        encoding=columns.encoding,
-        data=columns.data,
-    )
-    return table, _is_adapted(plan, table, encodings, grid)
+        _start_encodings(columns, starts, len(self.axes), encodings, grid)
+        _rewrite_declared(plan, columns, numbers, local, starts, uses, encodings, grid)
+        table = ChunkTable.from_columns(
+            chunk=numbers,
+            source=columns.source,
+            offset=columns.offset,
+            length=columns.length,
+            encoding=columns.encoding,
+            data=columns.data,
+        )
+        self.adapted = self.adapted or _is_adapted(plan, table, encodings, grid)
+        self.inline = self.inline and table.is_inline
+        return table
 
 
 def _concatenate(uses: Sequence[Use], tables: Sequence[ChunkTable], source_maps: Mapping[int, IntArray]) -> _Columns:
@@ -294,20 +329,25 @@ _ABSENT = 1 << 30
 
 
 def _with_absent(
-    plan: ArrayPlan, use: Use, table: ChunkTable, node: Node, encodings: Encodings, fill: Any, start: int
+    plan: ArrayPlan,
+    use: Use,
+    table: ChunkTable,
+    node: Node,
+    encodings: Encodings,
+    fill: Any,
+    extent: tuple[int, int],
 ) -> ChunkTable:
     """A table with rows for absent chunks, where they read otherwise than those of the joined array.
 
     Each has one inline element, which is repeated over its place.
     """
-    size = node.grid.size - start
-    if plan.dtype is None or len(table) == size:
+    if plan.dtype is None or len(table) == extent[1] - extent[0]:
         return table
     own = plan.fill_of(use.kind)
     if fill_value_json(plan.dtype, own) == fill_value_json(plan.dtype, fill):
         return table
     stored = stored_type(plan.dtype)
-    absent = np.setdiff1d(np.arange(start, node.grid.size), table.chunk, assume_unique=True)
+    absent = np.setdiff1d(np.arange(*extent), table.chunk, assume_unique=True)
     element = np.asarray(own, dtype=plan.dtype).tobytes()
     if stored is None or not len(absent):
         return table
@@ -319,7 +359,7 @@ def _with_absent(
         offset=np.concatenate((table.offset, np.full(len(absent), here))),
         length=np.concatenate((table.length, np.full(len(absent), len(element)))),
         encoding=np.concatenate((table.encoding, np.full(len(absent), number + _ABSENT))),
-        data=table.data + element,
+        data=b"".join((table.data, element)),
     )
 
 
@@ -327,16 +367,26 @@ def _is_adapted(plan: ArrayPlan, table: ChunkTable, encodings: Encodings, grid: 
     """Whether some chunk is not served as it is stored."""
     if plan.dtype is None or not len(table):
         return False
-    coords = grid.coordinates(table.chunk)
-    shapes = np.empty_like(coords)
-    for axis, start in enumerate(grid.starts):
-        shapes[:, axis] = start if isinstance(start, int) else np.diff(start)[coords[:, axis]]
     for number in np.unique(table.encoding).tolist():
         if number == DECLARED:
             continue
         encoding = encodings.found[number]
-        if native_codecs(encoding, plan.dtype) != encodings.codecs:
-            return True
-        if np.any(shapes[table.encoding == number] != np.array(encoding.shape)):
+        if native_codecs(encoding, plan.dtype) != encodings.codecs or _lies_otherwise(
+            table, number, encoding.shape, grid
+        ):
             return True
     return False
+
+
+def _lies_otherwise(table: ChunkTable, encoding: int, shape: tuple[int, ...], grid: ChunkGrid) -> bool:
+    """Whether some chunk with an encoding has another shape than its place in the grid."""
+    irregular = []
+    for axis, start in enumerate(grid.starts):
+        if not isinstance(start, int):
+            irregular.append((axis, np.diff(start)))
+        elif start != shape[axis]:
+            return True
+    if not irregular:
+        return False
+    coords = grid.coordinates(table.chunk[table.encoding == encoding])
+    return any(bool((lengths[coords[:, axis]] != shape[axis]).any()) for axis, lengths in irregular)

@@ -88,6 +88,7 @@ def join_values(
         chunks=ChunkTable.inline(chunks) if chunks else ChunkTable.empty(),
         dropped=kept if base is not None else None,
         adapted=False,
+        inline=True,
     )
 
 

@@ -88,10 +88,13 @@ def _stacked(member: Member, name: str, value: Any, attributes: Mapping[str, Any
     coordinate, table = _coordinate(name, value, attributes)
     nodes[name] = coordinate
 
-    def find(path: str, start: int) -> ChunkTable:
-        return table if path == name else member.find(path, start)
+    def find(path: str, start: int, stop: int | None) -> ChunkTable:
+        return table.between(start, stop) if path == name else member.find(path, start, stop)
 
-    return replace(member, nodes=nodes, find=find)
+    def count(path: str) -> int:
+        return len(table) if path == name else member.count(path)
+
+    return replace(member, nodes=nodes, find=find, count=count)
 
 
 def _described(member: Member) -> set[str]:
@@ -186,7 +189,7 @@ def repeat_member(member: Member, paths: Mapping[str, str], sizes: Mapping[str, 
         nodes[path] = lead(replace(node, encodings=tuple(encodings)), key.rpartition("/")[2], sizes[key])
         tables[path] = replace(table, encoding=numbers)
 
-    def find(path: str, start: int) -> ChunkTable:
-        return tables[path] if path in tables else member.find(path, start)
+    def find(path: str, start: int, stop: int | None) -> ChunkTable:
+        return tables[path].between(start, stop) if path in tables else member.find(path, start, stop)
 
     return replace(member, nodes=nodes, find=find)

@@ -10,7 +10,7 @@ import numcodecs
 import numpy as np
 from numcodecs.vlen import VLenBytes, VLenUTF8
 
-from refindex.access.files import SourcePool, StorageOptions
+from refindex.access.files import SourcePool
 from refindex.decode.pipeline import decode, encode, place
 from refindex.errors import UnsupportedError
 from refindex.join.member import Member
@@ -25,10 +25,10 @@ _OF_VARIABLE_LENGTH = {"vlen-utf8": VLenUTF8, "vlen-bytes": VLenBytes}
 
 def is_inline(table: ChunkTable) -> bool:
     """Whether all values of an array that there are lie in the manifest."""
-    return bool(np.all(table.source == INLINE))
+    return table.is_inline
 
 
-def array_values(member: Member, path: str, storage_options: StorageOptions = None) -> Values:
+def array_values(member: Member, path: str) -> Values:
     """All values of an array as its document declares them; objects for values of variable length.
 
     Raises
@@ -37,7 +37,7 @@ def array_values(member: Member, path: str, storage_options: StorageOptions = No
         If a chunk cannot be read or decoded.
     """
     node, table = member.nodes[path], member.table(path)
-    pool = SourcePool(member.sources, storage_options=storage_options)
+    pool = SourcePool(member.sources, storage_options=member.storage_options)
     try:
         return _values(node, table, pool)
     finally:

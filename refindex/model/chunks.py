@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,18 @@ INLINE = -1
 
 DECLARED = -1
 """``encoding`` of a chunk whose bytes are exactly what the array's codec chain says."""
+
+
+WINDOW = 1 << 20
+"""Rows of a table that are looked at in one go, where columns that are derived from it would be large."""
+
+
+class Pages(Protocol):
+    """The memory that columns are mapped to from files."""
+
+    def release(self) -> None:
+        """Let go of it; it comes back from the files when it is looked at."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +48,8 @@ class ChunkTable:
         Index into the array's encodings, or ``DECLARED``.
     data: bytes
         The bytes of all inline chunks, one after the other.
+    pages:
+        For columns that are mapped from files: what they take of memory.
 
     A chunk with no row does not exist in the source and reads as fill value.
 
@@ -51,16 +65,32 @@ class ChunkTable:
     length: IntArray
     encoding: npt.NDArray[np.int32]
     data: bytes = b""
+    pages: Pages | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.chunk)
         for name in ("source", "offset", "length", "encoding"):
             if len(getattr(self, name)) != n:
                 raise FormatError(f"chunk table: {len(getattr(self, name))} rows of {name} for {n} chunks")
-        if n and (np.any(self.chunk[1:] <= self.chunk[:-1]) or self.chunk[0] < 0):
+        if n and self.chunk[0] < 0:
             raise FormatError("chunk table: chunk numbers must be >= 0, sorted and unique")
-        if n and (self.offset.min() < 0 or self.length.min() < 0):
-            raise FormatError("chunk table: an offset or a length is negative")
+        for rows in self.windows():
+            chunk = self.chunk[max(rows.start - 1, 0) : rows.stop]
+            if np.any(chunk[1:] <= chunk[:-1]):
+                raise FormatError("chunk table: chunk numbers must be >= 0, sorted and unique")
+            if self.offset[rows].min() < 0 or self.length[rows].min() < 0:
+                raise FormatError("chunk table: an offset or a length is negative")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Mapped columns travel between processes as what they hold.
+        return _unpickled, (self.chunk, self.source, self.offset, self.length, self.encoding, self.data)
+
+    def windows(self, rows: int = WINDOW) -> Iterator[slice]:
+        """Ranges of rows, one after the other; of mapped columns, only one is in memory at a time."""
+        for start in range(0, len(self.chunk), rows):
+            yield slice(start, min(start + rows, len(self.chunk)))
+            if self.pages is not None:
+                self.pages.release()
 
     @classmethod
     def empty(cls) -> ChunkTable:
@@ -148,7 +178,17 @@ class ChunkTable:
     @property
     def nbytes_stored(self) -> int:
         """Bytes that the referenced chunks take in their sources (and inline)."""
-        return int(self.length.sum())
+        return sum(int(self.length[rows].sum()) for rows in self.windows())
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether the bytes of all its chunks are in the manifest itself."""
+        return all(bool((self.source[rows] == INLINE).all()) for rows in self.windows())
+
+    def bounds(self, column: str) -> tuple[int, int]:
+        """Least and greatest value of a column of a table that has rows."""
+        found = [(getattr(self, column)[rows].min(), getattr(self, column)[rows].max()) for rows in self.windows()]
+        return int(min(low for low, _ in found)), int(max(high for _, high in found))
 
     def find(self, chunks: npt.ArrayLike) -> npt.NDArray[np.intp]:
         """Row of each chunk number, -1 where the chunk does not exist."""
@@ -170,7 +210,14 @@ class ChunkTable:
             length=self.length[selection],
             encoding=self.encoding[selection],
             data=self.data,
+            pages=self.pages if isinstance(selection, slice) else None,
         )
+
+    def between(self, start: int, stop: int | None = None) -> ChunkTable:
+        """The rows with chunk numbers ``[start, stop)``; to the last one if ``stop`` is None."""
+        first = int(np.searchsorted(self.chunk, start)) if start else 0
+        last = len(self.chunk) if stop is None else int(np.searchsorted(self.chunk, stop))
+        return self if last - first == len(self.chunk) else self.take(slice(first, last))
 
     def inline_bytes(self, row: int) -> bytes:
         """Bytes of an inline chunk."""
@@ -180,15 +227,11 @@ class ChunkTable:
     def with_sources(self, mapping: npt.ArrayLike) -> ChunkTable:
         """The table with source numbers replaced through ``mapping`` (inline rows stay inline)."""
         renumber = np.asarray(mapping, dtype=np.int32)
-        source = np.where(self.source == INLINE, INLINE, renumber[np.maximum(self.source, 0)])
-        return ChunkTable(
-            chunk=self.chunk,
-            source=source.astype(np.int32),
-            offset=self.offset,
-            length=self.length,
-            encoding=self.encoding,
-            data=self.data,
-        )
+        source = np.empty(len(self), dtype=np.int32)
+        for rows in self.windows():
+            part = self.source[rows]
+            source[rows] = np.where(part == INLINE, INLINE, renumber[np.maximum(part, 0)])
+        return replace(self, source=source)
 
     def same_references(self, other: ChunkTable) -> bool:
         """Whether both tables say the same of every chunk (inline data compared by value)."""
@@ -203,6 +246,11 @@ class ChunkTable:
         if not np.array_equal(self.offset[~inline], other.offset[~inline]):
             return False
         return all(self.inline_bytes(int(r)) == other.inline_bytes(int(r)) for r in np.flatnonzero(inline))
+
+
+def _unpickled(*columns: Any) -> ChunkTable:
+    chunk, source, offset, length, encoding, data = columns
+    return ChunkTable(chunk=chunk, source=source, offset=offset, length=length, encoding=encoding, data=data)
 
 
 def _column(value: npt.ArrayLike, n: int, dtype: type[Any]) -> npt.NDArray[Any]:

@@ -289,11 +289,13 @@ class Manifest:
                 raise FormatError(f"manifest: /{path} has no parent group")
         for path, array in self.arrays.items():
             table = array.chunks
-            if len(table) and (table.source.min() < INLINE or table.source.max() >= len(self.sources)):
+            if not len(table):
+                continue
+            if _outside(table.bounds("source"), INLINE, len(self.sources)):
                 raise FormatError(f"manifest: /{path} refers to a source that is not listed")
-            if len(table) and (table.encoding.min() < DECLARED or table.encoding.max() >= len(array.encodings)):
+            if _outside(table.bounds("encoding"), DECLARED, len(array.encodings)):
                 raise FormatError(f"manifest: /{path} refers to an encoding that is not listed")
-            if len(table) and table.chunk[-1] >= array.grid.size:
+            if table.chunk[-1] >= array.grid.size:
                 raise FormatError(
                     f"manifest: /{path} has chunk {table.chunk[-1]} in a grid of {array.grid.size} chunks"
                 )
@@ -355,6 +357,10 @@ class Manifest:
             f"<refindex.Manifest: {len(self.arrays)} arrays, {len(self.groups)} groups, "
             f"{self.n_references} references into {len(self.sources)} sources>"
         )
+
+
+def _outside(bounds: tuple[int, int], low: int, stop: int) -> bool:
+    return bounds[0] < low or bounds[1] >= stop
 
 
 def unite(manifests: Mapping[str, Manifest], extra: tuple[ReportEntry, ...] = ()) -> Manifest:

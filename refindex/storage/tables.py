@@ -260,8 +260,10 @@ def slices(table: pa.Table) -> Iterator[pa.Table]:
 
 
 def _pieces(table: ChunkTable) -> Iterator[ChunkTable]:
-    inline = np.cumsum(np.where(table.source == INLINE, table.length, 0))
-    return (table.take(slice(start, stop)) for start, stop in _cuts(inline))
+    for rows in table.windows(16 * ROW_GROUP):
+        part = table.take(rows)
+        inline = np.cumsum(np.where(part.source == INLINE, part.length, 0))
+        yield from (part.take(slice(start, stop)) for start, stop in _cuts(inline))
 
 
 def _cuts(inline: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[tuple[int, int]]:

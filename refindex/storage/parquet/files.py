@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import posixpath
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +46,32 @@ def delta_schema() -> str:
     return dumps({"type": "struct", "fields": fields})
 
 
-def _footer(tail: bytes) -> bytes:
+def _footer[Bytes: (bytes, memoryview)](tail: Bytes) -> Bytes:
     """The footer (Thrift metadata, its length, magic) at the end of a Parquet file, or less of it if it is cut."""
     return tail[-(int.from_bytes(tail[-8:-4], "little") + 8) :]
 
 
-def encode(path: str, kind: str, batches: Iterable[pa.Table]) -> tuple[bytes, DataFile]:
-    """The bytes of a Parquet file of a kind, and what the log says of it; every batch is a row group."""
+LIMIT_ROWS = 10_000_000
+LIMIT_NBYTES = 256 << 20
+"""A file of so many rows or bytes is large enough: what follows comes into another."""
+
+
+def encode(kind: str, batches: Iterable[pa.Table], name: Callable[[], str]) -> Iterator[tuple[memoryview, DataFile]]:
+    """Parquet files of a kind: their bytes, and what the log says of them; every batch is a row group.
+
+    One file is in memory at a time. ``name`` gives paths for them.
+    """
+    stream = iter(batches)
+    first = next(stream, None)
+    while first is not None:
+        data, file, first = _encode_one(name(), kind, first, stream)
+        yield data, file
+
+
+def _encode_one(
+    path: str, kind: str, first: pa.Table, rest: Iterator[pa.Table]
+) -> tuple[memoryview, DataFile, pa.Table | None]:
+    """One file, and the first table that has no more room in it."""
     sink = io.BytesIO()
     options: dict[str, Any] = {"compression": "zstd", "version": "2.6", "write_page_checksum": True}
     if kind == "chunk":
@@ -64,14 +83,16 @@ def encode(path: str, kind: str, batches: Iterable[pa.Table]) -> tuple[bytes, Da
         options |= {"use_dictionary": ["path", "source", "encoding"], "column_encoding": packed}
     rows = 0
     bounds: dict[str, list[Any]] = {"path": [], "chunk": []}
+    batch: pa.Table | None = first
     with pq.ParquetWriter(sink, tables.SCHEMAS[kind], **options) as writer:
-        for batch in batches:
+        while batch is not None and (kind != "chunk" or (rows < LIMIT_ROWS and sink.tell() < LIMIT_NBYTES)):
             writer.write_table(batch, row_group_size=max(len(batch), 1))
             rows += len(batch)
             for name in bounds.keys() & set(batch.column_names) if len(batch) else ():
                 bounds[name] += pc.min_max(batch.column(name)).as_py().values()
-    data = sink.getvalue()
-    return data, DataFile(
+            batch = next(rest, None)
+    data = sink.getbuffer()
+    file = DataFile(
         path=path,
         kind=kind,
         size=len(data),
@@ -82,6 +103,7 @@ def encode(path: str, kind: str, batches: Iterable[pa.Table]) -> tuple[bytes, Da
         first_chunk=min(bounds["chunk"], default=None),
         last_chunk=max(bounds["chunk"], default=None),
     )
+    return data, file, batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

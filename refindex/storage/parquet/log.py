@@ -377,7 +377,7 @@ def _link(target: str, data: bytes) -> None:
             os.unlink(temporary)  # noqa: PTH108
 
 
-def write_local(path: str, data: bytes) -> None:
+def write_local(path: str, data: bytes | memoryview) -> None:
     """Write a file and bring its bytes to the disk."""
     with open(path, "wb") as file:  # noqa: PTH123
         file.write(data)

@@ -9,14 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from refindex.storage import tables
-from refindex.storage.parquet.files import OpenFile
+from refindex.storage.parquet.files import LIMIT_ROWS, OpenFile
 
 FILES = 10
 """So many files of a tier become one. A tier is a power of ten of rows."""
-
-LIMIT_ROWS = 10_000_000
-LIMIT_NBYTES = 256 << 20
-"""Files of so many rows or bytes are large enough to stay as they are."""
 
 _LAST = np.iinfo(np.int64).max
 
