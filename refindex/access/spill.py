@@ -157,6 +157,8 @@ class SpilledColumns:
         if not extent.count:
             return ChunkTable.empty()
         try:
+            if self.rows < extent.first + extent.count:
+                raise OSError(f"the files have {self.rows} rows, not {extent.first + extent.count}")
             if self._pages is None or self._pages.rows < extent.first + extent.count:
                 self.flush()
                 self._pages = _Pages(self.files, self.rows)
