@@ -7,10 +7,10 @@ JOBS ?= auto
 export PYTHONWARNDEFAULTENCODING =
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types bench docs wheel ci clean
+.PHONY: help install demo test lint format types bench bench-large docs wheel ci clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 12) else "refindex needs Python >= 3.12, but $(PYTHON) is %s: run make PYTHON=/path/to/python3.12" % sys.version.split()[0])'
@@ -47,6 +47,9 @@ $(VENV)/.bench: $(STAMP)
 
 bench: $(VENV)/.bench  ## measure beside kerchunk, VirtualiZarr and bare chunk_iter, print ratios, write docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks --markdown docs/benchmarks.md
+
+bench-large: $(STAMP)  ## join, save and open 1, 10 and 100 million references: time and memory, write docs/many-references.md
+	$(BIN)/python -m tests.benchmarks.large --markdown docs/many-references.md
 
 docs: $(STAMP)  ## build the documentation, strictly
 	$(BIN)/mkdocs build --strict

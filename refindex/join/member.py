@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -33,6 +33,23 @@ class Reader(Protocol):
     def placements(self) -> Sequence[Placement]: ...
 
     def find(self, path: str, chunks: Any = None, *, start: int = 0) -> ChunkTable: ...
+
+
+class ScannedFile(Protocol):
+    """What a join needs of a scanned file whose references are kept somewhere."""
+
+    @property
+    def nodes(self) -> Mapping[str, Node]: ...
+
+    @property
+    def sources(self) -> Sequence[Source]: ...
+
+    @property
+    def report(self) -> Iterable[ReportEntry]: ...
+
+    def count(self, path: str, /) -> int: ...
+
+    def table(self, path: str, start: int = 0, stop: int | None = None, /) -> ChunkTable: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +101,19 @@ class Member:
             find=find,
             count=lambda path: len(arrays[path].chunks),
             report=manifest.report.entries,
+            storage_options=storage_options,
+        )
+
+    @classmethod
+    def of_scanned(cls, file: ScannedFile, name: str, storage_options: StorageOptions = None) -> Member:
+        """A scanned file of many."""
+        return cls(
+            name=name,
+            nodes=file.nodes,
+            sources=file.sources,
+            find=file.table,
+            count=file.count,
+            report=tuple(file.report),
             storage_options=storage_options,
         )
 

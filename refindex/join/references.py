@@ -153,7 +153,10 @@ def _joined_rows(
     grids = [rows.plan.variants.nodes[use.kind].grid for use in uses]
     for window in windows(uses, counts, grids, rows.axes, rows.dims, rows.grid, firsts):
         parts = [(uses[part.use], (part.start, part.stop)) for part in window.parts]
-        tables = [table_of(use, *extent) for use, extent in parts]
+        tables = [
+            table_of(use, start, stop if stop < grids[part.use].size else None)
+            for (use, (start, stop)), part in zip(parts, window.parts, strict=True)
+        ]
         yield rows.join([use for use, _ in parts], tables, [extent for _, extent in parts], (window.start, window.stop))
 
 

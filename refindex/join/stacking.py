@@ -45,8 +45,9 @@ def stack_members(members: Sequence[Member], stack: Mapping[str, str], findings:
             values[number] = found
             attributes = attributes or found_attributes
         coordinate, extra = _coordinates(list(values.values()))
+        led: dict[int, tuple[Node, Node]] = {}
         for number, value in zip(values, coordinate, strict=True):
-            out[number] = _stacked(out[number], name, value, attributes | extra)
+            out[number] = _stacked(out[number], name, value, attributes | extra, led)
     return out
 
 
@@ -77,14 +78,20 @@ def _coordinates(values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
     return [str(v) for v in values], {}
 
 
-def _stacked(member: Member, name: str, value: Any, attributes: Mapping[str, Any]) -> Member:
+def _stacked(
+    member: Member, name: str, value: Any, attributes: Mapping[str, Any], led: dict[int, tuple[Node, Node]]
+) -> Member:
+    """A file with a new leading dimension; ``led`` has the nodes with it by the identity of those without, which many
+    files share."""
     described = _described(member)
     nodes = dict(member.nodes)
     for path, node in member.arrays.items():
         own = path.rpartition("/")[2]
         if path == name or path in described or node.dims == (own,):
             continue
-        nodes[path] = lead(node, name)
+        if id(node) not in led:
+            led[id(node)] = node, lead(node, name)
+        nodes[path] = led[id(node)][1]
     coordinate, table = _coordinate(name, value, attributes)
     nodes[name] = coordinate
 

@@ -55,3 +55,18 @@ def test_unknown_names_are_refused() -> None:
     done = _run("nothing")
     assert done.returncode == 2
     assert "there is no nothing; choose from index, scan, scan-1m, many, join" in done.stderr
+
+
+@pytest.mark.parametrize("storage", [[], ["--sqlite"]])
+def test_many_references_work(tmp_path: Path, storage: list[str]) -> None:
+    page = tmp_path / "page.md"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.large", "--millions", "0.1", "0.2", "--markdown", str(page), *storage],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| 200,001 | 2 |" in page.read_text()
