@@ -42,13 +42,17 @@ class ArrayDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """What differs between two versions: files as people write them, groups, and arrays."""
+    """What differs between two versions: files as people write them, groups, and arrays.
+
+    Of files that are elsewhere now, ``sources_moved`` has both names.
+    """
 
     old: int
     new: int
     sources_added: tuple[str, ...] = ()
     sources_removed: tuple[str, ...] = ()
     sources_changed: tuple[str, ...] = ()
+    sources_moved: tuple[tuple[str, str], ...] = ()
     groups_added: tuple[str, ...] = ()
     groups_removed: tuple[str, ...] = ()
     groups_changed: tuple[str, ...] = ()
@@ -59,6 +63,7 @@ class Difference:
             self.sources_added
             or self.sources_removed
             or self.sources_changed
+            or self.sources_moved
             or self.groups_added
             or self.groups_removed
             or self.groups_changed
@@ -69,6 +74,7 @@ class Difference:
         lines = [f"version {self.old} -> {self.new}: {'' if self else 'no difference'}".rstrip(": ")]
         for sign, names in (("+", self.sources_added), ("-", self.sources_removed), ("~", self.sources_changed)):
             lines += [f"{sign} source {name}" for name in names]
+        lines += [f"~ source {was} -> {now}" for was, now in self.sources_moved]
         for sign, names in (("+", self.groups_added), ("-", self.groups_removed), ("~", self.groups_changed)):
             lines += [f"{sign} group /{name}" for name in names]
         return "\n".join([*lines, *(str(array) for array in self.arrays)])
@@ -77,8 +83,8 @@ class Difference:
 def compare(old: ManifestReader, new: ManifestReader) -> Difference:
     """What differs between two versions of an archive.
 
-    References are compared by what they say: the file (by URL), the range, the encoding; one array at a time is in
-    memory.
+    References are compared by what they say: the file (by URL; one that has moved is the same), the range, the
+    encoding; one array at a time is in memory.
 
     Raises
     ------
@@ -92,8 +98,9 @@ def compare(old: ManifestReader, new: ManifestReader) -> Difference:
         path for path, node in groups[0].items() if path in groups[1] and node.attributes != groups[1][path].attributes
     ]
     numbers: dict[Source, int] = {}
+    moved = _moved(old.sources, new.sources)
     maps = [
-        np.array([numbers.setdefault(source, len(numbers)) for source in reader.sources] or [0])
+        np.array([numbers.setdefault(moved.get(source, source), len(numbers)) for source in reader.sources] or [0])
         for reader in (old, new)
     ]
     paths = dict.fromkeys(path for reader in (old, new) for path, node in reader.nodes.items() if node.is_array)
@@ -101,14 +108,31 @@ def compare(old: ManifestReader, new: ManifestReader) -> Difference:
     return Difference(
         old=old.version,
         new=new.version,
-        sources_added=_names(after.keys() - before.keys()),
-        sources_removed=_names(before.keys() - after.keys()),
+        sources_added=_names(after.keys() - before.keys() - {now.url for now in moved}),
+        sources_removed=_names(before.keys() - after.keys() - {was.url for was in moved.values()}),
         sources_changed=_names(url for url, source in after.items() if url in before and before[url] != source),
+        sources_moved=tuple((urls.display(was.url), urls.display(now.url)) for now, was in moved.items()),
         groups_added=tuple(p for p in groups[1] if p not in groups[0]),
         groups_removed=tuple(p for p in groups[0] if p not in groups[1]),
         groups_changed=tuple(changed),
         arrays=tuple(array for array in arrays if array is not None),
     )
+
+
+def _moved(before: Sequence[Source], after: Sequence[Source]) -> dict[Source, Source]:
+    """Sources of the new version that are those of the old one in another place.
+
+    A relocation keeps their numbers and sizes, and their names; one that was renamed has its time or entity tag.
+    """
+    old, new = ({source.url for source in sources} for sources in (before, after))
+    return {
+        now: was
+        for was, now in zip(before, after, strict=False)
+        if was.url not in new
+        and now.url not in old
+        and was.size == now.size
+        and (urls.name(was.url) == urls.name(now.url) or (was.mtime, was.etag) == (now.mtime, now.etag) != (None, None))
+    }
 
 
 def _names(found: Iterable[str]) -> tuple[str, ...]:

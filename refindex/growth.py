@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refindex import storage
@@ -19,7 +19,7 @@ from refindex.join.options import OnDifference, Overlap
 from refindex.model.change import Change, Content
 from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Manifest, ReportEntry, ScanReport, Source
-from refindex.scan import Scanned
+from refindex.scan import Scanned, ScannedFile
 from refindex.scan.many import group_names
 from refindex.storage import ManifestReader, MemoryReader
 
@@ -53,12 +53,14 @@ class Growth:
 class How:
     """What an append says of how to join; None, or empty: as the archive was joined.
 
-    ``concat_dim`` is for an archive of one file, of which nothing says yet along what it grows.
+    ``concat_dim`` is for an archive of one file, of which nothing says yet along what it grows. ``storage_options`` are
+    those with which sources are read.
     """
 
     overlap: Overlap | None = None
     on_difference: OnDifference | None = None
     concat_dim: tuple[str, ...] = ()
+    storage_options: StorageOptions = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,16 +133,17 @@ def append(
         If others commit all the time.
     """
     entries: tuple[ReportEntry, ...] = ()
-    names = tuple(urls.display(name) for name in scanned.manifests)
+    names = tuple(urls.display(name) for name in scanned.files)
 
     def content(reader: ManifestReader) -> Content | None:
         nonlocal entries
         # Another writer may have appended the same file meanwhile.
         have = {source.url for source in reader.sources}
-        todo = {name: manifest for name, manifest in scanned.manifests.items() if name not in have or name in replaced}
+        todo = {name: file for name, file in scanned.files.items() if name not in have or name in replaced}
         if not todo:
             return None
-        made = _grown(reader, todo, [name for name in replaced if name in todo], how)
+        opened = replace(how, storage_options=storage_options)
+        made = _grown(reader, todo, [name for name in replaced if name in todo], opened)
         if isinstance(made, Change):
             entries = (*made.report, *scanned.failures)
             return replace(made, report=entries)
@@ -148,7 +151,7 @@ def append(
         return replace(made, report=ScanReport(entries=entries))
 
     details = {
-        "added": [urls.display(name) for name in scanned.manifests if name not in replaced],
+        "added": [urls.display(name) for name in scanned.files if name not in replaced],
         "replaced": [urls.display(name) for name in replaced],
     }
     version = commit_on_newest(
@@ -171,7 +174,7 @@ def append(
 
 def _grown(
     reader: ManifestReader,
-    manifests: Mapping[str, Manifest],
+    files: Mapping[str, ScannedFile],
     replaced: Sequence[str],
     how: How,
 ) -> Content:
@@ -182,7 +185,7 @@ def _grown(
         manifest = storage.load(reader)
         gone = {n for n, source in enumerate(reader.sources) if source.url in replaced}
         if record is None:
-            return _anew(manifest, manifests, gone, how)
+            return _anew(manifest, files, gone, how)
         if "options" not in record:
             names = ", ".join(urls.display(name) for name in replaced)
             raise UnsupportedError(
@@ -191,17 +194,18 @@ def _grown(
         if all(p.source in gone for p in manifest.placements):
             options = _options(record, how)
             dims = tuple(str(dim["key"]) for dim in record["dims"] if dim["key"] not in options.stack)
-            return join(_members(manifests), replace(options, concat_dim=dims)).to_manifest()
-        rest = without(manifest, gone, replaced=True)
+            return join(_members(files, how.storage_options), replace(options, concat_dim=dims)).to_manifest()
+        rest = without(manifest, gone, replaced=True, storage_options=how.storage_options)
         shown = {urls.display(reader.sources[n].url) for n in gone}
         rest = replace(rest, report=ScanReport(entries=tuple(e for e in rest.report if e.source not in shown)))
-        change = _grown(MemoryReader(rest, url=reader.url), manifests, (), how)
+        change = _grown(MemoryReader(rest, url=reader.url), files, (), how)
         return change.applied_to(rest) if isinstance(change, Change) else change
     if record is None:
-        return _anew(storage.load(reader), manifests, set(), how)
+        return _anew(storage.load(reader), files, set(), how)
     if "options" not in record:
-        return _beside(reader, manifests)
-    members = [Member.of_archive(reader), *_members(manifests)]
+        return _beside(reader, files)
+    opened = how.storage_options
+    members = [Member.of_archive(reader, opened), *_members(files, opened)]
     return join(members, _options(record, how)).to_change()
 
 
@@ -215,29 +219,29 @@ def _options(record: Mapping[str, Any], how: How) -> JoinOptions:
     )
 
 
-def _members(manifests: Mapping[str, Manifest]) -> list[Member]:
-    return [Member.of_file(manifest, urls.display(name)) for name, manifest in manifests.items()]
+def _members(files: Mapping[str, ScannedFile], storage_options: StorageOptions) -> list[Member]:
+    return [Member.of_scanned(file, urls.display(name), storage_options) for name, file in files.items()]
 
 
 def _anew(
     manifest: Manifest,
-    manifests: Mapping[str, Manifest],
+    files: Mapping[str, ScannedFile],
     gone: set[int],
     how: How,
 ) -> Manifest:
     """An archive of one file, with others joined to it: nothing says yet how."""
-    members = _members(manifests)
+    members = _members(files, how.storage_options)
     if 0 not in gone:  # the file itself; others are those that its virtual datasets lie in
-        members.insert(0, Member.of_file(manifest))
+        members.insert(0, Member.of_file(manifest, storage_options=how.storage_options))
     if len(members) == 1:
-        return next(iter(manifests.values()))
+        return next(iter(files.values())).manifest()
     options = JoinOptions(
         concat_dim=how.concat_dim, overlap=how.overlap or "error", on_difference=how.on_difference or "error"
     )
     return join(members, options).to_manifest()
 
 
-def _beside(reader: ManifestReader, manifests: Mapping[str, Manifest]) -> Change:
+def _beside(reader: ManifestReader, files: Mapping[str, ScannedFile]) -> Change:
     """An archive with a group for each file, with more groups."""
     taken = {path for path in reader.nodes if path and "/" not in path}
     nodes = dict(reader.nodes)
@@ -245,16 +249,16 @@ def _beside(reader: ManifestReader, manifests: Mapping[str, Manifest]) -> Change
     numbers = {source: n for n, source in enumerate(reader.sources)}
     count = len(numbers)
     entries: list[ReportEntry] = []
-    for name, manifest in zip(group_names(list(manifests)), manifests.values(), strict=True):
+    for name, file in zip(group_names(list(files)), files.values(), strict=True):
         unique, n = name, 2
         while unique in taken:
             unique, n = f"{name}_{n}", n + 1
         taken.add(unique)
-        nested = manifest.nest(unique)
+        nested = file.manifest().nest(unique)
         mapping = [numbers.setdefault(source, len(numbers)) for source in nested.sources]
         nodes |= {path: node for path, node in nested.nodes.items() if path}
         chunks |= {path: array.chunks.with_sources(mapping or [0]) for path, array in nested.arrays.items()}
-        entries += manifest.report
+        entries += nested.report
     return Change(
         nodes=dict(sorted(nodes.items(), key=lambda item: item[1].is_array)),
         sources=tuple(numbers)[count:],
@@ -286,7 +290,7 @@ def remove(
         nonlocal names
         numbers = _matching(reader, patterns)
         names = tuple(urls.display(reader.sources[n].url) for n in sorted(numbers))
-        return without(storage.load(reader), numbers)
+        return without(storage.load(reader), numbers, storage_options=storage_options)
 
     version = commit_on_newest(
         url,

@@ -11,6 +11,7 @@ import asyncio
 import io
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,9 @@ class RemoteBlocks:
     async def begin(self, first: int = FIRST, whole: int = WHOLE) -> None:
         """What :meth:`open` does, on fsspec's event loop."""
         self.stats.add(files=1)
-        self._fetcher = Fetcher(self.url, self._options, self.stats)
+        make = partial(Fetcher, self.url, self._options, self.stats)
+        # Filesystems that lie over others read when they are made, which would wait for the loop that this runs on.
+        self._fetcher = await asyncio.to_thread(make) if "::" in self.url else make()
         answer, self._source = await self._fetcher.first(first)
         self._keep(answer)
         if not self.is_whole and self.size <= whole:

@@ -20,7 +20,10 @@ from functools import partial
 from typing import Any, Literal
 
 from refindex.access import urls
-from refindex.access.readers import LocalFile, RangeReader, RemoteFile, StorageOptions, modification_time
+from refindex.access.failures import explain
+from refindex.access.identity import modification_time
+from refindex.access.options import StorageOptions
+from refindex.access.readers import LocalFile, RangeReader, RemoteFile
 from refindex.errors import NotFoundError, RefindexError, SourceError, StaleSourceError
 from refindex.model.manifest import Source
 
@@ -77,7 +80,7 @@ class reading(contextlib.AbstractContextManager[None]):  # noqa: N801 -- used as
         if self._referenced and isinstance(error, FileNotFoundError):
             raise SourceError(
                 f"{where}: no such file (while {self._doing}); the archive refers to it. Put it back where it was, "
-                "or scan it again where it is now."
+                "or, if files have moved, say where to with relocate (refindex relocate)."
             ) from error
         if isinstance(error, RefindexError) or not isinstance(error, Exception):
             return
@@ -85,14 +88,17 @@ class reading(contextlib.AbstractContextManager[None]):  # noqa: N801 -- used as
             cause = error.__cause__
             if cause is not None and getattr(cause, "status", None) not in (404, 410):
                 # fsspec's HTTP filesystem calls every failure of a request a missing file.
-                raise SourceError(f"{where}: {cause} (while {self._doing})") from error
+                raise SourceError(self._said(where, cause)) from error
             raise NotFoundError(f"{where}: no such file (while {self._doing})") from error
-        if isinstance(error, PermissionError):
+        if isinstance(error, PermissionError) and urls.is_local(self._url):
             raise SourceError(f"{where}: permission denied (while {self._doing})") from error
         if isinstance(error, ImportError):
             raise SourceError(f"{where}: {error}; install the package that fsspec names") from error
-        detail = str(error) or type(error).__name__
-        raise SourceError(f"{where}: {detail} (while {self._doing})") from error
+        raise SourceError(self._said(where, error)) from error
+
+    def _said(self, where: str, error: BaseException) -> str:
+        what, advice = explain(error)
+        return f"{where}: {what} (while {self._doing}){f'; {advice}' if advice else ''}"
 
 
 def describe_change(recorded: Source, found: Source) -> str | None:
@@ -127,7 +133,7 @@ class SourcePool:
     sources:
         As the manifest numbers them.
     storage_options:
-        Options for fsspec, for all remote sources.
+        Options for fsspec, see :mod:`refindex.access.options`.
     stale:
         What to do when a source is not what was scanned: raise, warn, or nothing.
 

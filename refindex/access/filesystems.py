@@ -4,34 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import fsspec
-from fsspec.archive import AbstractArchiveFileSystem
 from fsspec.asyn import AsyncFileSystem
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions
 from refindex.access.gather import COALESCE_GAP
 from refindex.access.http_ranges import HttpRanges
+from refindex.access.identity import identify
+from refindex.access.layered import kept_open, lies_over, look
 from refindex.access.multipart import MultipartError
-from refindex.access.transport import Answer, ShortAnswerError, Transport, identify
+from refindex.access.options import filesystem
+from refindex.access.transport import Answer, ShortAnswerError, Transport
 from refindex.errors import NotFoundError, SourceError
 from refindex.model.manifest import Source
 
 
 def open_transport(url: str, storage_options: StorageOptions = None) -> Transport:
     """What reads the file behind a URL that fsspec knows."""
-    fs, path = fsspec.core.url_to_fs(url, **dict(storage_options or {}))
+    fs, path = filesystem(url, storage_options)
     asynchronous = isinstance(fs, AsyncFileSystem) and fs.async_impl and not fs.asynchronous
     kind = type(fs).__module__
     if asynchronous and kind == "fsspec.implementations.http":
         return HttpRanges(fs, path, url)
     if asynchronous and kind == "s3fs.core":
         return _S3(fs, path, url)
-    return _Async(fs, path, url) if asynchronous else _Blocking(fs, path, url)
+    if asynchronous and _is_object_store(fs):
+        return _ObjectStore(fs, path, url)
+    return _Async(fs, path, url) if asynchronous else _Blocking(fs, path, url, storage_options)
+
+
+def _is_object_store(fs: Any) -> bool:
+    """Whether a filesystem is one of obstore's, which has subclasses made for each protocol."""
+    return any(kind.__module__ == "obstore.fsspec" for kind in type(fs).__mro__)
+
+
+def create_exclusively(fs: Any, path: str, data: bytes) -> None:
+    """Create a file that must not exist, in one request that the storage itself refuses if it does.
+
+    Raises
+    ------
+    FileExistsError
+        If it exists; some filesystems raise other errors.
+    """
+    if _is_object_store(fs):
+        # Its filesystems take the mode, and write over what is there.
+        bucket, name = fs._split_path(path)
+        fs._construct_store(bucket).put(name, data, mode="create")
+    else:
+        fs.pipe_file(path, data, mode="create")
 
 
 class _S3(Transport):
@@ -94,6 +117,43 @@ class _S3(Transport):
             ) from error
 
 
+class _ObjectStore(Transport):
+    """obstore's GetObject, of any storage: unlike its filesystem's methods, it says what version the bytes are of."""
+
+    tells_identity = True
+    many: bool | None = False
+    gap = COALESCE_GAP
+
+    def __init__(self, fs: Any, path: str, url: str) -> None:
+        self._fs, self._path, self._url = fs, path, url
+
+    async def get(self, start: int, stop: int, /) -> Answer:
+        bucket, name = self._fs._split_path(self._path)
+        with _missing(self._url):
+            try:
+                answer = await self._fs._construct_store(bucket).get_async(name, options={"range": (start, stop)})
+                data = bytes(await answer.bytes_async())
+            except (FileNotFoundError, PermissionError):
+                raise
+            except Exception:
+                # Behind the end there is no range at all, and the refusal has no class of its own.
+                source = await self.info()
+                if source.size > start:
+                    raise
+                return Answer(start=start, data=b"", source=source)
+        source = identify(self._url, answer.meta)
+        first, last = answer.range
+        if first != start or len(data) != min(stop, source.size) - start or last - first != len(data):
+            raise ShortAnswerError(f"expected {min(stop, source.size) - start} bytes at {start}, got {len(data)}")
+        return Answer(start=start, data=data, source=source)
+
+    async def get_many(self, ranges: Sequence[tuple[int, int]], /) -> list[Answer]:
+        raise MultipartError("one range a request")
+
+    async def info(self) -> Source:
+        return identify(self._url, await self._fs._info(self._path))
+
+
 @contextlib.contextmanager
 def _missing(url: str) -> Iterator[None]:
     """What a filesystem calls a missing file is one, unless it is fsspec's HTTP below: that calls every failure so."""
@@ -137,33 +197,35 @@ class _Blocking(Transport):
     gap = COALESCE_GAP
     one_at_a_time = True
 
-    def __init__(self, fs: Any, path: str, url: str) -> None:
-        self._fs, self._path, self._url = fs, path, url
-        self._lock = threading.Lock()
-        self._member: Any = None
+    def __init__(self, fs: Any, path: str, url: str, storage_options: StorageOptions) -> None:
+        self._fs, self._path, self._url, self._options = fs, path, url, storage_options
+        self._kept = kept_open(fs, path)
+        self._lock = asyncio.Lock()
+        self._looked = False
 
     async def get(self, start: int, stop: int, /) -> Answer:
         with _missing(self._url):
-            return Answer(start=start, data=await asyncio.to_thread(self._get, start, stop))
+            async with self._lock:
+                return Answer(start=start, data=await asyncio.to_thread(self._get, start, stop))
 
     def _get(self, start: int, stop: int) -> bytes:
-        with self._lock:
-            if not isinstance(self._fs, AbstractArchiveFileSystem):
-                return bytes(self._fs.cat_file(self._path, start=start, end=stop))
-            # A compressed member that is opened for every range is inflated from its start every time.
-            if self._member is None:
-                self._member = self._fs.open(self._path, "rb")
-            self._member.seek(start)
-            return bytes(self._member.read(stop - start))
+        if self._kept is not None:
+            return self._kept.read(start, stop)
+        return bytes(self._fs.cat_file(self._path, start=start, end=stop))
 
     def close(self) -> None:
-        with self._lock:
-            if self._member is not None:
-                self._member.close()
-                self._member = None
+        if self._kept is not None:
+            self._kept.close()
 
     async def get_many(self, ranges: Sequence[tuple[int, int]], /) -> list[Answer]:
         raise MultipartError("one range a request")
 
     async def info(self) -> Source:
-        return identify(self._url, await asyncio.to_thread(self._fs.info, self._path))
+        return identify(self._url, await asyncio.to_thread(self._look))
+
+    def _look(self) -> Any:
+        if not lies_over(self._fs) or not self._looked:
+            self._looked = True
+            return look(self._fs, self._path)
+        # An open archive knows of its members what it was when it was opened.
+        return look(*filesystem(self._url, self._options))

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from refindex.access import urls
+from refindex.access.failures import AUTHORITY, CREDENTIALS
 from refindex.access.gather import COALESCE_GAP
+from refindex.access.identity import identify
 from refindex.access.multipart import MultipartError, Piece, parse_multipart
-from refindex.access.transport import Answer, ShortAnswerError, Transport, identify
+from refindex.access.transport import Answer, ShortAnswerError, Transport
 from refindex.errors import NotFoundError, SourceError
 from refindex.model.manifest import Source
 
@@ -91,12 +93,12 @@ class HttpRanges(Transport):
                 f"{where}: the server redirects {len(error.history)} times without an end; is a login missing?"
             ) from None
         except aiohttp.ClientSSLError as error:
-            raise SourceError(
-                f"{where}: no trusted connection (TLS): {error.os_error if hasattr(error, 'os_error') else error}; "
-                "check the host's name, its certificate and this machine's clock"
-            ) from error
+            reason = str(error.os_error if hasattr(error, "os_error") else error)
+            trust = f"check the host's name, its certificate and this machine's clock; {AUTHORITY}"
+            advice = trust if "certificate" in reason.lower() else "does the host speak HTTPS at this port?"
+            raise SourceError(f"{where}: no trusted connection (TLS): {reason}; {advice}") from error
         except aiohttp.InvalidURL as error:
-            raise SourceError(f"{where}: not a URL that can be asked for: {error}") from error
+            raise SourceError(f"{where}: not a URL that can be asked for: {urls.masked(str(error))}") from error
 
     def _refuse(self, response: Any, start: int) -> None:
         """Raise for a status that is not an answer."""
@@ -105,8 +107,7 @@ class HttpRanges(Transport):
             raise NotFoundError(f"{where}: no such file (the server answers {response.status} {response.reason})")
         if response.status in (401, 403, 407):
             raise SourceError(
-                f"{where}: permission denied: the server answers {response.status} {response.reason}; pass credentials "
-                "in storage_options, or check that they are for this file"
+                f"{where}: permission denied: the server answers {response.status} {response.reason}; {CREDENTIALS}"
             )
         if response.status == 416 and _total(response) is None:
             raise SourceError(f"{where}: the server says that the file ends before byte {start} (status 416)")

@@ -7,18 +7,18 @@ import contextlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Protocol
 
-import fsspec
-from fsspec.asyn import AsyncFileSystem
+from fsspec.asyn import AsyncFileSystem, sync
 
 from refindex.access import urls
+from refindex.access.http_ranges import HttpRanges
+from refindex.access.identity import identify
+from refindex.access.layered import kept_open, look
+from refindex.access.options import StorageOptions, filesystem
 from refindex.access.retry import retrying, retrying_async
 from refindex.model.manifest import Source
-
-type StorageOptions = Mapping[str, Any] | None
 
 _MOST_BUFFERS = 1024
 """Buffers of one ``preadv`` (IOV_MAX of Linux)."""
@@ -100,11 +100,14 @@ class RemoteFile:
     on: so one object serves zarr's loop, a user's loop and plain threads alike.
     """
 
-    __slots__ = ("_fs", "_path", "url")
+    __slots__ = ("_fs", "_http", "_kept", "_path", "url")
 
     def __init__(self, url: str, storage_options: StorageOptions) -> None:
         self.url = url
-        self._fs, self._path = fsspec.core.url_to_fs(url, **(storage_options or {}))
+        self._fs, self._path = filesystem(url, storage_options)
+        self._kept = kept_open(self._fs, self._path)
+        is_http = type(self._fs).__module__ == "fsspec.implementations.http" and self.loop is not None
+        self._http = HttpRanges(self._fs, self._path, url) if is_http else None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -116,6 +119,10 @@ class RemoteFile:
         return None
 
     def read(self, offset: int, length: int) -> bytes:
+        if self._kept is not None:
+            return retrying(partial(self._kept.read, offset, offset + length))
+        if self._http is not None:
+            return bytes(sync(self.loop, self.fetch, offset, length))
         return retrying(lambda: bytes(self._fs.cat_file(self._path, start=offset, end=offset + length)))
 
     async def read_async(self, offset: int, length: int) -> bytes:
@@ -129,60 +136,28 @@ class RemoteFile:
         return await retrying_async(lambda: self._fetch(offset, length))
 
     async def _fetch(self, offset: int, length: int) -> bytes:
+        if self._http is not None:
+            return (await self._fetch_http(self._http, offset, length))[0]
         return bytes(await self._fs._cat_file(self._path, start=offset, end=offset + length))
 
     async def fetch_first(self, offset: int, length: int) -> tuple[bytes, Source]:
         """The bytes of a range and the identity of the file, in one round trip; runs on :attr:`loop`."""
-        if type(self._fs).__module__ == "fsspec.implementations.http":
-            return await retrying_async(lambda: self._fetch_http(offset, length))
+        http = self._http
+        if http is not None:
+            return await retrying_async(lambda: self._fetch_http(http, offset, length))
         data, info = await asyncio.gather(
             self.fetch(offset, length), retrying_async(lambda: self._fs._info(self._path))
         )
         return data, self._source(info)
 
-    async def _fetch_http(self, offset: int, length: int) -> tuple[bytes, Source]:
+    async def _fetch_http(self, http: HttpRanges, offset: int, length: int) -> tuple[bytes, Source]:
         """One request: what HTTP says of a part, it also says of the whole."""
-        fs = self._fs
-        options = dict(fs.kwargs)
-        ranges = {"Range": f"bytes={offset}-{offset + max(length, 1) - 1}", "Accept-Encoding": "identity"}
-        options["headers"] = {**options.get("headers", {}), **ranges}
-        session = await fs.set_session()
-        async with session.get(fs.encode_url(self._path), **options) as response:
-            fs._raise_not_found_for_status(response, self._path)
-            whole = response.status == 200
-            total = response.headers.get("Content-Range", "").rpartition("/")[2]
-            data = await response.read()
-            if whole:  # the server knows no ranges
-                data, total = data[offset : offset + length], str(len(data))
-            found = {name: value for name, value in response.headers.items() if name in ("ETag", "Last-Modified")}
-        if not total.isdigit():
-            info = await fs._info(self._path)
-            return data[:length], self._source(info)
-        return data[:length], self._source({**found, "size": int(total)})
+        answer = await http.get(offset, offset + max(length, 1))
+        begin = offset - answer.start  # a server that knows no ranges sends the whole file
+        return answer.data[begin : begin + length], answer.source or await http.info()
 
     def identity(self) -> Source:
-        return self._source(retrying(lambda: self._fs.info(self._path)))
+        return self._source(retrying(lambda: look(self._fs, self._path)))
 
     def _source(self, info: Mapping[str, Any]) -> Source:
-        etag = info.get("ETag") or info.get("etag")
-        return Source(
-            url=self.url,
-            size=int(info["size"] or 0),
-            mtime=modification_time(info),
-            etag=str(etag) if etag else None,
-        )
-
-
-def modification_time(info: Mapping[str, Any]) -> int | None:
-    """Modification time, microseconds since 1970 UTC, from what a filesystem's ``info`` calls it."""
-    for name in ("LastModified", "last_modified", "mtime", "updated", "modified", "Last-Modified", "created"):
-        value = info.get(name)
-        if isinstance(value, datetime):
-            return round((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1e6)
-        if isinstance(value, int | float):
-            return round(value * 1e6)
-        if isinstance(value, str):
-            for parse in (datetime.fromisoformat, parsedate_to_datetime):
-                with contextlib.suppress(ValueError):
-                    return round(parse(value).timestamp() * 1e6)
-    return None
+        return identify(self.url, info)

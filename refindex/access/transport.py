@@ -7,11 +7,10 @@ that it read belongs together. Other filesystems are asked before and after (see
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from refindex.access.files import modification_time
 from refindex.model.manifest import Source
 
 
@@ -98,9 +97,3 @@ class Transport(Protocol):
     def close(self) -> None:
         """Close what is kept open; it may be used again."""
         return
-
-
-def identify(url: str, info: Mapping[str, Any]) -> Source:
-    """A file's identity from what a filesystem, or an answer, says of it."""
-    etag = info.get("ETag") or info.get("etag")
-    return Source(url=url, size=int(info["size"] or 0), mtime=modification_time(info), etag=str(etag) if etag else None)

@@ -12,7 +12,8 @@ import traceback
 import typer
 from rich.console import Console
 
-from refindex.cli import append, explain, info, ls, scan, versions
+from refindex.access import urls
+from refindex.cli import append, exchange, explain, info, ls, relocate, scan, serve, versions
 from refindex.errors import RefindexError
 
 app = typer.Typer(
@@ -47,9 +48,13 @@ def frame(
 app.command("scan")(scan.command)
 app.command("append")(append.append)
 app.command("remove")(append.remove)
+app.command("relocate")(relocate.command)
 app.command("ls")(ls.command)
 app.command("info")(info.command)
 app.command("explain")(explain.command)
+app.command("export")(exchange.export)
+app.command("import")(exchange.import_)
+app.command("serve")(serve.command)
 app.command("log")(versions.log)
 app.command("diff")(versions.diff)
 app.command("restore")(versions.restore)
@@ -67,10 +72,10 @@ def main() -> None:
     except RefindexError as error:
         if debug:
             traceback.print_exc()
-        console.print(f"refindex: error: {error}", markup=False)
+        console.print(f"refindex: error: {urls.masked(str(error))}", markup=False)
         sys.exit(1)
     except OSError as error:
         if debug:
             traceback.print_exc()
-        console.print(f"refindex: error: {error}", markup=False)
+        console.print(f"refindex: error: {urls.masked(str(error))}", markup=False)
         sys.exit(1)

@@ -8,26 +8,35 @@ from typing import Annotated
 import typer
 
 from refindex import api
+from refindex.cli.cluster import dask_executor
+from refindex.cli.keeping import stats_json, tell_stats, write_failures
 from refindex.cli.options import (
+    DASK,
+    FAILURES,
     FROM_FILE,
     JSON,
     ON_DIFFERENCE,
     OVERLAP,
     PROGRESS,
+    RETRIES,
     SOURCES,
+    STATS,
     STORAGE_OPTIONS,
     STRICT,
     VARIABLE,
     WORKERS,
     choice,
     dump,
+    not_both,
     parse_storage_options,
     plural,
 )
 from refindex.cli.scan import named_sources, tell_report
+from refindex.errors import RefindexError
 from refindex.growth import Growth
 from refindex.join.options import OnDifference, Overlap
 from refindex.model.manifest import Status
+from refindex.scan import ScanStats, Spool
 
 ARCHIVE = Annotated[str, typer.Argument(help="An archive.", metavar="ARCHIVE")]
 
@@ -47,33 +56,48 @@ def append(
     on_difference: ON_DIFFERENCE = None,
     variable: VARIABLE = None,
     workers: WORKERS = None,
+    dask: DASK = None,
     strict: STRICT = False,
+    retries: RETRIES = 1,
+    failures: FAILURES = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Scan, join and report, write nothing.")] = False,
     progress: PROGRESS = None,
+    show_stats: STATS = False,
     json: JSON = False,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Join more files to an archive, in one commit; only files that it does not have are scanned."""
     wanted = named_sources(sources, from_file)
+    not_both(workers, dask)
+    spool, stats = Spool(), ScanStats()
     try:
-        done = api.append(
-            archive,
-            wanted,
-            replace=replace,
-            concat_dim=concat_dim or "auto",
-            overlap=choice("--overlap", overlap, Overlap),
-            on_difference=choice("--on-difference", on_difference, OnDifference),
-            variables=variable,
-            workers=workers,
-            storage_options=parse_storage_options(storage_options),
-            strict=strict,
-            progress=sys.stderr.isatty() and not json if progress is None else progress,
-            dry_run=dry_run,
-        )
+        with dask_executor(dask) as executor:
+            done = api.append(
+                archive,
+                wanted,
+                replace=replace,
+                concat_dim=concat_dim or "auto",
+                overlap=choice("--overlap", overlap, Overlap),
+                on_difference=choice("--on-difference", on_difference, OnDifference),
+                variables=variable,
+                workers=workers,
+                executor=executor,
+                storage_options=parse_storage_options(storage_options),
+                strict=strict,
+                progress=sys.stderr.isatty() and not json if progress is None else progress,
+                resume=spool,
+                retries=retries,
+                stats=stats,
+                dry_run=dry_run,
+            )
     except KeyboardInterrupt:
         typer.echo("refindex: interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
-    _tell(archive, done, json=json, dry_run=dry_run)
+    except RefindexError:
+        write_failures(failures, spool)
+        raise
+    write_failures(failures, spool)
+    _tell(archive, done, json=json, dry_run=dry_run, stats=stats if show_stats else None)
     if done.report.select(Status.FAILED):
         raise typer.Exit(3)
 
@@ -90,16 +114,19 @@ def remove(
     _tell(archive, done, json=json, dry_run=dry_run)
 
 
-def _tell(archive: str, done: Growth, *, json: bool, dry_run: bool) -> None:
+def _tell(archive: str, done: Growth, *, json: bool, dry_run: bool, stats: ScanStats | None = None) -> None:
     changes = {"added": done.added, "replaced": done.replaced, "removed": done.removed, "skipped": done.skipped}
     if json:
         report = [
             {"source": e.source, "path": e.path, "status": str(e.status), "reason": e.reason} for e in done.report
         ]
-        dump({"version": done.version, **{key: list(names) for key, names in changes.items()}, "report": report})
+        told = {"version": done.version, **{key: list(names) for key, names in changes.items()}, "report": report}
+        dump(told | ({} if stats is None else {"stats": stats_json(stats)}))
         return
     parts = [f"{plural(len(names), 'file')} {what}" for what, names in changes.items() if names]
     typer.echo(", ".join(parts) or "nothing to do")
     tell_report(done.report)
     if any(names for what, names in changes.items() if what != "skipped"):
         typer.echo("nothing was written" if dry_run else f"wrote {archive} (version {done.version})")
+    if stats is not None:
+        tell_stats(stats)

@@ -8,11 +8,20 @@ from typing import Annotated, Any, get_args
 import typer
 import ujson
 
+from refindex.cli import configuration
+
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 
 STORAGE_OPTIONS = Annotated[
-    str | None,
-    typer.Option("--storage-options", help="Options for fsspec as JSON, e.g. '{\"anon\": true}'.", metavar="JSON"),
+    list[str] | None,
+    typer.Option(
+        "--storage-options",
+        help="Options for fsspec as JSON or @FILE, e.g. '{\"anon\": true}'; for what lies below a URL with "
+        "PREFIX= before it (repeat for more). Added to those of the configuration file and of "
+        "REFINDEX_STORAGE_OPTIONS.",
+        metavar="[PREFIX=]JSON",
+        show_default=False,
+    ),
 ]
 
 VERSION = Annotated[int | None, typer.Option("--version", help="Snapshot to open; the newest by default.")]
@@ -66,6 +75,41 @@ WORKERS = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Pro
 
 STRICT = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be scanned.")]
 
+DASK = Annotated[
+    str | None,
+    typer.Option(
+        "--dask", help="Scan on the workers of the Dask cluster with this scheduler, e.g. tcp://10.0.0.1:8786."
+    ),
+]
+
+RETRIES = Annotated[
+    int,
+    typer.Option(
+        "--retries",
+        min=0,
+        help="How often files are tried again, when all others are done, whose server did not answer, or whose worker "
+        "died.",
+        metavar="N",
+    ),
+]
+
+FAILURES = Annotated[
+    str | None,
+    typer.Option(
+        "--failures",
+        help="Write the files that could not be scanned, and why, to this file: a list for --from-file.",
+        metavar="FILE",
+    ),
+]
+
+STATS = Annotated[bool, typer.Option("--stats", help="Tell what the scan has cost: requests, bytes, seconds.")]
+
+
+def not_both(workers: int | None, dask: str | None) -> None:
+    """Refuse two ways of scanning at once."""
+    if workers is not None and dask is not None:
+        raise typer.BadParameter("give --workers or --dask, not both: the cluster has the workers that it has")
+
 
 def choice(option: str, value: str | None, kind: Any) -> Any:
     """The value of an option that takes one of a few words."""
@@ -75,17 +119,9 @@ def choice(option: str, value: str | None, kind: Any) -> Any:
     return value
 
 
-def parse_storage_options(text: str | None) -> dict[str, Any]:
-    """The value of ``--storage-options``."""
-    if not text:
-        return {}
-    try:
-        value = ujson.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"--storage-options is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise typer.BadParameter("--storage-options must be a JSON object")
-    return value
+def parse_storage_options(arguments: list[str] | None) -> dict[str, Any]:
+    """The values of ``--storage-options``, over those of the environment and of the configuration file."""
+    return configuration.storage_options(arguments)
 
 
 def plural(count: int, noun: str) -> str:

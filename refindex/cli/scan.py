@@ -11,26 +11,34 @@ import typer
 from refindex import api, storage
 from refindex.access import urls
 from refindex.access.files import StorageOptions, reading
+from refindex.cli.cluster import dask_executor
+from refindex.cli.keeping import spool_of, stats_json, tell_kept, tell_stats, write_failures
 from refindex.cli.options import (
+    DASK,
+    FAILURES,
     FROM_FILE,
     JSON,
     ON_DIFFERENCE,
     OVERLAP,
     PROGRESS,
+    RETRIES,
     SOURCES,
+    STATS,
     STORAGE_OPTIONS,
     STRICT,
     VARIABLE,
     WORKERS,
     choice,
     dump,
+    not_both,
     parse_storage_options,
     plural,
 )
-from refindex.errors import ExistsError
+from refindex.errors import ExistsError, RefindexError
 from refindex.join import JoinOptions
 from refindex.join.options import OnDifference, Overlap
 from refindex.model.manifest import Manifest, ScanReport, Status
+from refindex.scan import ScanStats, Spool
 from refindex.storage import parquet
 
 
@@ -74,10 +82,21 @@ def command(
     on_difference: ON_DIFFERENCE = None,
     variable: VARIABLE = None,
     workers: WORKERS = None,
+    dask: DASK = None,
     strict: STRICT = False,
+    retries: RETRIES = 1,
+    failures: FAILURES = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with what an interrupted scan into OUT has kept, in the folder OUT.scan."),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew, and drop what an interrupted scan into OUT has kept.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Give an archive that exists a new version.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Scan and report, write nothing.")] = False,
     progress: PROGRESS = None,
+    show_stats: STATS = False,
     json: JSON = False,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
@@ -85,6 +104,9 @@ def command(
     wanted = named_sources(sources, from_file)
     if out is None and not dry_run:
         raise typer.BadParameter("say where to write the manifest with --out, or pass --dry-run")
+    if resume and fresh:
+        raise typer.BadParameter("give --resume or --fresh, not both")
+    not_both(workers, dask)
     options = parse_storage_options(storage_options)
     try:
         JoinOptions.of(stack=stack)
@@ -93,30 +115,46 @@ def command(
     if out is not None and not dry_run:
         _check_output(out, overwrite, options)
     version = None
+    stats = ScanStats()
+    spool = Spool() if out is None or (dry_run and not resume) else spool_of(out, resume=resume, fresh=fresh)
     try:
-        manifest = api.scan(
-            wanted,
-            join="auto" if join is None else join,
-            concat_dim=concat_dim or "auto",
-            stack=stack,
-            merge=merge,
-            overlap=choice("--overlap", overlap, Overlap) or "error",
-            on_difference=choice("--on-difference", on_difference, OnDifference) or "error",
-            variables=variable,
-            workers=workers,
-            storage_options=options,
-            strict=strict,
-            progress=sys.stderr.isatty() and not json if progress is None else progress,
-        )
+        with dask_executor(dask) as executor:
+            manifest = api.scan(
+                wanted,
+                join="auto" if join is None else join,
+                concat_dim=concat_dim or "auto",
+                stack=stack,
+                merge=merge,
+                overlap=choice("--overlap", overlap, Overlap) or "error",
+                on_difference=choice("--on-difference", on_difference, OnDifference) or "error",
+                variables=variable,
+                workers=workers,
+                executor=executor,
+                storage_options=options,
+                strict=strict,
+                progress=sys.stderr.isatty() and not json if progress is None else progress,
+                resume=spool,
+                retries=retries,
+                stats=stats,
+            )
         if out is not None and not dry_run:
             version = manifest.save(out, overwrite=overwrite, storage_options=options)
+            spool.remove()
     except KeyboardInterrupt:
-        typer.echo("refindex: interrupted; nothing was written", err=True)
+        nothing = "" if tell_kept(spool) else "; nothing was written"
+        typer.echo(f"refindex: interrupted{nothing}", err=True)
         raise typer.Exit(130) from None
+    except RefindexError:
+        write_failures(failures, spool)
+        tell_kept(spool)
+        raise
+    write_failures(failures, spool)
     if json:
-        dump(_summary(manifest, out, version))
+        dump(_summary(manifest, out, version) | ({"stats": stats_json(stats)} if show_stats else {}))
     else:
         _tell(manifest, out, version, variable)
+        if show_stats:
+            tell_stats(stats)
     if manifest.report.select(Status.FAILED):
         raise typer.Exit(3)
 
@@ -172,7 +210,10 @@ def tell_report(report: ScanReport) -> None:
     """What a reader of a scan should know: problems on standard error, decisions on standard output."""
     for entry in report.select(Status.FAILED, Status.UNSERVED, Status.ADAPTED, Status.NOTE):
         where = entry.source if entry.path == "/" else f"{entry.source}:{entry.path}"
-        typer.echo(f"  {entry.status}: {where}: {entry.reason}", err=entry.status in (Status.FAILED, Status.UNSERVED))
+        typer.echo(
+            urls.masked(f"  {entry.status}: {where}: {entry.reason}"),
+            err=entry.status in (Status.FAILED, Status.UNSERVED),
+        )
 
 
 def _tell(manifest: Manifest, out: str | None, version: int | None, variables: list[str] | None) -> None:

@@ -36,7 +36,7 @@ from refindex.join.times import time_label
 from refindex.join.values import constants, digest
 from refindex.join.variables import ArrayPlan, merge_attributes, plan_array, plan_times
 from refindex.model.chunks import ChunkTable
-from refindex.model.manifest import Manifest, Node, ReportEntry, Source, Status
+from refindex.model.manifest import Node, ReportEntry, Source, Status
 from refindex.model.zarr_v3 import dumps, group_document
 
 type IntArray = npt.NDArray[np.int64]
@@ -421,10 +421,13 @@ class _Join:
         return bool(self.left_out) or any(sum(dim.lengths) > dim.size for dim in self.dims.values())
 
 
-def alike(manifests: Sequence[Manifest]) -> bool:
+def alike(hierarchies: Sequence[Mapping[str, Node]]) -> bool:
     """Whether files look like parts of one archive: each has an array with the dimensions of one of the first's."""
+    # Of many files, most share their hierarchy.
+    distinct = {id(nodes): nodes for nodes in hierarchies}
     signatures = [
-        {(path, array.dims) for path, array in manifest.arrays.items() if array.shape} for manifest in manifests
+        {(path, node.dims) for path, node in nodes.items() if node.is_array and node.shape}
+        for nodes in distinct.values()
     ]
     first = signatures[0] if signatures else set()
     return bool(first) and all(signature & first for signature in signatures[1:])

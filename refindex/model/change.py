@@ -21,7 +21,8 @@ class Change:
     nodes:
         All groups and arrays of the new version by path (references aside).
     sources:
-        Sources that come new; they are numbered on from those that there are.
+        Sources that come new; they are numbered on from those that there are. All of them if ``replace_sources``:
+        then each is the same file as the one of its number was, which is elsewhere now.
     dropped:
         For arrays whose references do not all stay: the chunk number from which on they go. An array that is
         in ``nodes`` and not here keeps all; one that is not in ``nodes`` any more loses all.
@@ -30,16 +31,18 @@ class Change:
     placements:
         Placements that come new, or all of them if ``replace_placements``.
     report:
-        Report entries that come new.
+        Report entries that come new, or all of them if ``replace_report``.
     """
 
     nodes: Mapping[str, Node]
     sources: tuple[Source, ...] = ()
+    replace_sources: bool = False
     dropped: Mapping[str, int] = field(default_factory=dict)
     chunks: Mapping[str, ChunkTable] = field(default_factory=dict)
     placements: tuple[Placement, ...] = ()
     replace_placements: bool = False
     report: tuple[ReportEntry, ...] = ()
+    replace_report: bool = False
 
     def applied_to(self, manifest: Manifest) -> Manifest:
         """The manifest that this change makes of one in memory."""
@@ -65,8 +68,8 @@ class Change:
         return Manifest(
             groups={path: node for path, node in self.nodes.items() if not node.is_array},
             arrays=arrays,
-            sources=(*manifest.sources, *self.sources),
-            report=ScanReport(entries=(*manifest.report, *self.report)),
+            sources=self.sources if self.replace_sources else (*manifest.sources, *self.sources),
+            report=ScanReport(entries=self.report if self.replace_report else (*manifest.report, *self.report)),
             placements=self.placements if self.replace_placements else (*manifest.placements, *self.placements),
         )
 
@@ -82,7 +85,7 @@ class Commit:
     timestamp:
         Milliseconds since 1970 UTC; later versions never have earlier ones.
     operation:
-        ``write``, ``append``, ``replace``, ``remove``, ``restore``.
+        ``write``, ``append``, ``replace``, ``remove``, ``relocate``, ``restore``.
     details:
         What the operation says of itself: names of files added, numbers of references, the version restored.
     """

@@ -227,6 +227,11 @@ class ChunkTable:
     def with_sources(self, mapping: npt.ArrayLike) -> ChunkTable:
         """The table with source numbers replaced through ``mapping`` (inline rows stay inline)."""
         renumber = np.asarray(mapping, dtype=np.int32)
+        low, high = self.bounds("source") if len(self) else (INLINE, INLINE)
+        if low == high:
+            # One number for all takes no memory, however many references there are.
+            one = np.int32(INLINE if low == INLINE else renumber[low])
+            return replace(self, source=np.broadcast_to(one, len(self)))
         source = np.empty(len(self), dtype=np.int32)
         for rows in self.windows():
             part = self.source[rows]

@@ -28,7 +28,7 @@ from refindex.model.manifest import Node
 from refindex.serve.keys import ManifestKeys
 from refindex.serve.places import Places, layout_of
 from refindex.serve.plan import IntArray
-from refindex.serve.quiet import quiet
+from refindex.serve.quiet import quiet, rectilinear
 from refindex.serve.selection import SelectionReader
 from refindex.serve.zarr_store import RefindexStore
 
@@ -131,7 +131,7 @@ def open_group(store: RefindexStore, path: str = "") -> zarr.Group:
     The arrays keep that when they are pickled. Those that are opened otherwise are read chunk by chunk through
     :meth:`RefindexStore.get`, with the same result.
     """
-    with quiet(), zarr.config.set({"array.rectilinear_chunks": True}):
+    with quiet(), rectilinear():
         group = zarr.open_group(store, path=path, mode="r", zarr_format=3)
     return zarr.Group(_AsyncGroup(group.metadata, group.store_path))
 

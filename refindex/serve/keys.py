@@ -6,9 +6,9 @@ one, how long it is, and what lies below a prefix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,15 +39,36 @@ class KeySpace(Protocol):
         ...
 
 
-class ManifestKeys:
-    """The keys of one version of an archive."""
+class Hierarchy(Protocol):
+    """Nodes, and the bytes of their chunks as their documents declare them."""
 
-    def __init__(self, resolver: Resolver) -> None:
-        self.resolver = resolver
+    @property
+    def nodes(self) -> Mapping[str, Node]: ...
+
+    def read(self, node: Node, chunk: int, part: ByteRange = WHOLE) -> bytes | None: ...
+
+    async def read_async(self, node: Node, chunk: int, part: ByteRange = WHOLE) -> bytes | None: ...
+
+    def size(self, node: Node, chunk: int) -> int | None: ...
+
+    def chunks(self, node: Node, wanted: Sequence[int] | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Numbers of the chunks of an array that exist (of those wanted)."""
+        ...
+
+    def decodes(self, node: Node, chunk: int) -> bool:
+        """Whether reading any part of a chunk means decoding all of it."""
+        ...
+
+
+class HierarchyKeys:
+    """The keys of a hierarchy."""
+
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        self.hierarchy = hierarchy
 
     @cached_property
     def _nodes(self) -> Mapping[str, Node]:
-        return self.resolver.reader.nodes
+        return self.hierarchy.nodes
 
     @cached_property
     def _members(self) -> dict[str, list[str]]:
@@ -76,7 +97,7 @@ class ManifestKeys:
             self._documents[path] = consolidated(node.document, below).encode()
         return self._documents[path]
 
-    def _locate(self, key: str) -> tuple[Node, int] | None:
+    def locate(self, key: str) -> tuple[Node, int] | None:
         """The array and the chunk number that a chunk key names."""
         parts = key.split("/")
         for at in range(len(parts) - 1, -1, -1):
@@ -97,28 +118,28 @@ class ManifestKeys:
         document = self._document_of(key)
         if document is not None:
             return document[slice(*part.within(len(document)))]
-        found = self._locate(key)
-        return None if found is None else self.resolver.read(*found, part)
+        found = self.locate(key)
+        return None if found is None else self.hierarchy.read(*found, part)
 
     async def read_async(self, key: str, part: ByteRange = WHOLE) -> bytes | None:
         document = self._document_of(key)
         if document is not None:
             return document[slice(*part.within(len(document)))]
-        found = self._locate(key)
-        return None if found is None else await self.resolver.read_async(*found, part)
+        found = self.locate(key)
+        return None if found is None else await self.hierarchy.read_async(*found, part)
 
     def size(self, key: str) -> int | None:
         document = self._document_of(key)
         if document is not None:
             return len(document)
-        found = self._locate(key)
-        return None if found is None else self.resolver.size(*found)
+        found = self.locate(key)
+        return None if found is None else self.hierarchy.size(*found)
 
     def exists(self, key: str) -> bool:
         if self._document_of(key) is not None:
             return True
-        found = self._locate(key)
-        return found is not None and len(self.resolver.chunks(found[0], [found[1]])) > 0
+        found = self.locate(key)
+        return found is not None and len(self.hierarchy.chunks(found[0], [found[1]])) > 0
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         for path, node in self._nodes.items():
@@ -134,7 +155,7 @@ class ManifestKeys:
                         yield f"{folder}{key}"
 
     def _chunk_keys(self, node: Node) -> Iterator[str]:
-        chunks = self.resolver.chunks(node)
+        chunks = self.hierarchy.chunks(node)
         for start in range(0, len(chunks), 4096):
             for coordinates in node.grid.coordinates(chunks[start : start + 4096]).tolist():
                 yield "/".join(("c", *map(str, coordinates)))
@@ -146,7 +167,7 @@ class ManifestKeys:
             if not node.is_array:
                 for name in self._members[folder]:
                     yield name, True
-            elif len(self.resolver.chunks(node)):
+            elif len(self.hierarchy.chunks(node)):
                 yield "c", bool(node.shape)
             return
         parts = folder.split("/")
@@ -161,7 +182,15 @@ class ManifestKeys:
         depth = len(outer)
         if depth >= len(node.shape) or not all(p.isascii() and p.isdigit() and str(int(p)) == p for p in outer):
             return
-        coordinates = node.grid.coordinates(self.resolver.chunks(node))
+        coordinates = node.grid.coordinates(self.hierarchy.chunks(node))
         rows = np.all(coordinates[:, :depth] == np.array([int(p) for p in outer], dtype=np.int64), axis=1)
         for value in np.unique(coordinates[rows, depth]).tolist():
             yield str(value), depth + 1 < len(node.shape)
+
+
+class ManifestKeys(HierarchyKeys):
+    """The keys of one version of an archive, with chunks as it declares them."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        super().__init__(resolver)
+        self.resolver = resolver

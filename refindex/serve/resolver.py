@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,11 @@ class Resolver:
         self._selections: SelectionReader | None = None
         self._batched: BatchedReads | None = None
         self._quick = not reader.url or urls.is_local(reader.url)
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """Groups and arrays by path."""
+        return self.reader.nodes
 
     @property
     def pool(self) -> SourcePool:
@@ -178,6 +183,16 @@ class Resolver:
             return math.prod(node.grid.chunk_shape(chunk)) * node.dtype.itemsize
         data = self.read(node, chunk)
         return None if data is None else len(data)
+
+    def decodes(self, node: Node, chunk: int) -> bool:
+        """Whether a chunk is adapted: reading any part of it means decoding all of it."""
+        if node.grid.is_regular and all(
+            native and encoding.shape == node.grid.chunk_shape()
+            for native, encoding in zip(node.native_encodings, node.encodings, strict=True)
+        ):
+            return False
+        request = self._request(node, self.reader.find(node.path, [chunk]))
+        return request is not None and not request.native
 
     def chunks(self, node: Node, wanted: Sequence[int] | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Numbers of the chunks of an array that exist (of those wanted)."""

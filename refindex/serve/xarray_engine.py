@@ -19,7 +19,7 @@ from refindex.model.grid import Runs
 from refindex.model.manifest import Node
 from refindex.serve.codec_pipeline import open_group
 from refindex.serve.opening import Opening, open_keys
-from refindex.serve.quiet import quiet
+from refindex.serve.quiet import quiet, rectilinear
 from refindex.serve.zarr_store import RefindexStore
 from refindex.storage import is_archive
 from refindex.storage.protocol import require
@@ -45,7 +45,7 @@ class RefindexDataStore(AbstractDataStore):
         return {str(d): n for node in self._arrays.values() for d, n in zip(node.dims, node.shape, strict=True)}
 
     def get_variables(self) -> dict[str, xr.Variable]:
-        with quiet(), zarr.config.set({"array.rectilinear_chunks": True}):
+        with quiet(), rectilinear():
             return {name: self._variable(name, node) for name, node in self._arrays.items()}
 
     def _variable(self, name: str, node: Node) -> xr.Variable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Self
 
@@ -21,8 +22,8 @@ from refindex.serve.opening import Opening, open_keys
 from refindex.serve.resolver import WHOLE, ByteRange
 
 
-class RefindexStore(Store):
-    """An archive as a read-only Zarr v3 store.
+class KeysStore(Store):
+    """Keys of an archive as a read-only Zarr v3 store.
 
     Parameters
     ----------
@@ -31,6 +32,10 @@ class RefindexStore(Store):
     keys:
         Its keys if it is open already.
     """
+
+    title: str
+    protocol: str
+    """How the store's representation and its name begin."""
 
     supports_writes: bool = False
     supports_deletes: bool = False
@@ -46,15 +51,11 @@ class RefindexStore(Store):
     @property
     def keys(self) -> KeySpace:
         if self._keys is None:
-            self._keys = open_keys(self.archive)
+            self._keys = self._open_keys()
         return self._keys
 
-    @property
-    def nodes(self) -> Mapping[str, Node]:
-        """Groups and arrays of the archive by path."""
-        if not isinstance(self.keys, ManifestKeys):
-            raise TypeError(f"{self} is not a store over a manifest")
-        return self.keys.resolver.reader.nodes
+    @abstractmethod
+    def _open_keys(self) -> KeySpace: ...
 
     def with_read_only(self, read_only: bool = False) -> Self:
         return type(self)(self.archive, keys=self._keys, read_only=read_only)
@@ -66,10 +67,10 @@ class RefindexStore(Store):
         return hash(self.archive)
 
     def __repr__(self) -> str:
-        return f"RefindexStore({str(self)!r})"
+        return f"{self.title}({str(self)!r})"
 
     def __str__(self) -> str:
-        return f"refindex::{self.archive}"
+        return f"{self.protocol}::{self.archive}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"archive": self.archive, "is_open": self._is_open}
@@ -122,6 +123,23 @@ class RefindexStore(Store):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         for name, _ in self.keys.children(prefix.strip("/")):
             yield name
+
+
+class RefindexStore(KeysStore):
+    """An archive as a read-only Zarr v3 store, with chunks as it declares them."""
+
+    title = "RefindexStore"
+    protocol = "refindex"
+
+    def _open_keys(self) -> KeySpace:
+        return open_keys(self.archive)
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """Groups and arrays of the archive by path."""
+        if not isinstance(self.keys, ManifestKeys):
+            raise TypeError(f"{self} is not a store over a manifest")
+        return self.keys.resolver.reader.nodes
 
 
 def _part(request: ByteRequest | None) -> ByteRange:

@@ -226,10 +226,10 @@ def test_many_files_overlap(server: RangeServer, tmp_path: Path) -> None:
     counted = RemoteStats()
     apart = scan_many(remote, workers=2, stats=counted)
     assert counted == stats
-    assert list(found.manifests) == list(apart.manifests) == remote
+    assert list(found.files) == list(apart.files) == remote
     for url in remote:
-        same(found.manifests[url], scan_source(f"file://{server.folder}/{url.rpartition('/')[2]}"))
-        same(apart.manifests[url], found.manifests[url])
+        same(found.files[url].manifest(), scan_source(f"file://{server.folder}/{url.rpartition('/')[2]}"))
+        same(apart.files[url].manifest(), found.files[url].manifest())
 
 
 def test_ways_to_a_file_other_than_http(folder: Path, tmp_path: Path) -> None:

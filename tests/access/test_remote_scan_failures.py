@@ -128,7 +128,7 @@ def test_failing_files_among_many(server: RangeServer) -> None:
     names = [f"{server.url}/{name}" for name in ("small.h5", "other.h5", "gone.h5", "large.h5")]
     for workers in (1, 2):
         found = scan_many(names, workers=workers)
-        assert list(found.manifests) == [names[1], names[3]]
+        assert list(found.files) == [names[1], names[3]]
         assert [entry.source for entry in found.failures] == [names[0], names[2]]
         assert "503" in found.failures[0].reason
         assert "404" in found.failures[1].reason

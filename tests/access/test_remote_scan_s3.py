@@ -128,7 +128,7 @@ def test_what_s3_refuses(s3: tuple[Any, dict[str, Any], Log], tmp_path: Path, mo
             scan_source(url, storage_options=options)
     good = put(fs, write_daily(tmp_path / "good.nc", 100))
     found = scan_many([good, "s3://remote-scan/gone.nc"], workers=1, storage_options=options)
-    assert list(found.manifests) == [good]
+    assert list(found.files) == [good]
     assert "no such file" in found.failures[0].reason
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

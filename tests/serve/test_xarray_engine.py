@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dask
+import h5py
 import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from oracle import netcdf4
 
 import refindex
@@ -122,3 +125,24 @@ def test_axes_that_xarray_could_not_open_get_names_of_their_own(tmp_path: Path) 
     assert np.array_equal(opened["covariance"], np.eye(3))
     with refindex.open(path) as archive:
         assert any("occurs once" in entry.reason for entry in archive.report)
+
+
+def test_opened_in_many_threads_at_once(tmp_path: Path) -> None:
+    """A chunk grid of unequal chunks needs a setting of the whole process: threads must not take it from each other."""
+    for year, days in ((2019, 365), (2020, 366)):
+        with h5py.File(tmp_path / f"{year}.nc", "w") as file:
+            file["time"] = np.arange(days) + 365 * (year - 2019)
+            file["time"].make_scale("time")
+            data = file.create_dataset("x", data=np.arange(days) * 1.0, chunks=(61,))
+            data.dims[0].attach_scale(file["time"])
+    refindex.scan(tmp_path).save(tmp_path / "a.refindex")
+    expected = [np.arange(n).sum() for n in (365, 366)]
+
+    def read(_: int) -> float:
+        with xr.open_dataset(tmp_path / "a.refindex", engine="refindex") as opened:
+            return float(opened["x"].sum())
+
+    before = zarr.config.get("array.rectilinear_chunks")
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(read, range(80))) == {float(sum(expected))}
+    assert zarr.config.get("array.rectilinear_chunks") == before

@@ -23,6 +23,7 @@ import fsspec
 
 from refindex.access import urls
 from refindex.access.files import reading
+from refindex.access.filesystems import create_exclusively
 from refindex.errors import ConflictError, FormatError, ManifestError, SourceError
 from refindex.model.change import Commit
 from refindex.model.manifest import FORMAT_VERSION
@@ -323,7 +324,7 @@ def create(fs: fsspec.AbstractFileSystem, root: str, url: str, version: int, dat
         if local:
             _link(target, data)
         else:
-            fs.pipe_file(target, data, mode="create")
+            create_exclusively(fs, target, data)
     except Exception as error:
         there = None
         with contextlib.suppress(Exception):

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions
+from refindex.access.options import filesystem
 from refindex.errors import FormatError, ManifestError
 from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Node, Placement, ScanReport, Source
@@ -41,7 +41,7 @@ class ParquetReader:
 
     def __init__(self, url: str, *, version: int | None = None, storage_options: StorageOptions = None) -> None:
         self.url = url
-        self._fs, self._root = fsspec.core.url_to_fs(url, **(storage_options or {}))
+        self._fs, self._root = filesystem(url, storage_options)
         self._snapshot = versions.snapshot(self._fs, self._root, url, version)
         self.version = self._snapshot.version
         self._lock = threading.RLock()

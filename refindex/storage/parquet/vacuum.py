@@ -14,6 +14,7 @@ import fsspec
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions, modification_time, reading
+from refindex.access.options import filesystem
 from refindex.errors import SourceError
 from refindex.storage.parquet import checkpoint, writer
 from refindex.storage.parquet.versions import Log, actions_of
@@ -34,7 +35,7 @@ def vacuum(
     Wherever it is stopped, what is left can be read, and removed by the next one: the oldest version that stays gets
     a checkpoint, then the log loses what is before it, the oldest first, and only then go the data files.
     """
-    fs, root = fsspec.core.url_to_fs(url, **(storage_options or {}))
+    fs, root = filesystem(url, storage_options)
     found = Log(fs, root, url)
     oldest = found.oldest
     numbers = range(oldest, (found.newest or 0) + 1)

@@ -16,13 +16,14 @@ import pyarrow as pa
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions, reading
+from refindex.access.options import filesystem
 from refindex.errors import ConflictError, ExistsError, ManifestError, NotFoundError
 from refindex.model.change import Change, Content
-from refindex.model.chunks import INLINE, ChunkTable
+from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Manifest
 from refindex.storage import tables
 from refindex.storage.parquet import checkpoint, log, merge, versions
-from refindex.storage.parquet.files import OpenFile, delta_schema, encode
+from refindex.storage.parquet.files import LIMIT_NBYTES, OpenFile, delta_schema, encode
 from refindex.storage.parquet.log import DataFile, Snapshot
 
 _LAST = np.iinfo(np.int64).max
@@ -38,7 +39,7 @@ def commit(
     storage_options: StorageOptions = None,
 ) -> int:
     """Commit on top of a version, as :func:`refindex.storage.commit` says."""
-    fs, root = fsspec.core.url_to_fs(url, **(storage_options or {}))
+    fs, root = filesystem(url, storage_options)
     with Draft(fs, root, url, _previous(fs, root, url, base)) as draft:
         if isinstance(content, Manifest):
             _replace(draft, content)
@@ -49,7 +50,7 @@ def commit(
 
 def restore(url: str, version: int, *, storage_options: StorageOptions = None) -> int:
     """Commit the files of an old version again, as :func:`refindex.storage.restore` says."""
-    fs, root = fsspec.core.url_to_fs(url, **(storage_options or {}))
+    fs, root = filesystem(url, storage_options)
     newest = versions.snapshot(fs, root, url)
     old = versions.snapshot(fs, root, url, version)
     with Draft(fs, root, url, newest) as draft:
@@ -164,20 +165,27 @@ class Draft:
         return found
 
     def write(self, kind: str, batches: Iterable[pa.Table], *, inline: bool = False) -> None:
-        """Write a file, unless it would have no rows; every batch is a row group."""
-        path = f"kind={kind}/{log.INLINE_PREFIX if inline else ''}part-00000-{uuid.uuid4()}.zstd.parquet"
-        data, file = encode(path, kind, batches)
-        if not file.rows:
-            return
-        target = posixpath.join(self.root, path)
-        self._written.append(path)
-        with reading(self.url, f"writing {path}"):
-            self.fs.makedirs(posixpath.dirname(target), exist_ok=True)
-            if urls.is_local(self.url):
-                log.write_local(target, data)
-            else:
-                self.fs.pipe_file(target, data)
-        self.files[path] = file
+        """Write a file, or more if it would become large, or none if it would have no rows.
+
+        Every batch is a row group.
+        """
+        prefix = log.INLINE_PREFIX if inline else ""
+
+        def name() -> str:
+            return f"kind={kind}/{prefix}part-00000-{uuid.uuid4()}.zstd.parquet"
+
+        for data, file in encode(kind, batches, name):
+            if not file.rows:
+                continue
+            target = posixpath.join(self.root, file.path)
+            self._written.append(file.path)
+            with reading(self.url, f"writing {file.path}"):
+                self.fs.makedirs(posixpath.dirname(target), exist_ok=True)
+                if urls.is_local(self.url):
+                    log.write_local(target, data)
+                else:
+                    self.fs.pipe_file(target, bytes(data))
+            self.files[file.path] = file
 
     def remove(self, file: DataFile) -> None:
         """Leave a file out of the next version."""
@@ -243,7 +251,7 @@ def _by_place(chunks: Mapping[str, ChunkTable]) -> dict[bool, dict[str, ChunkTab
     places: dict[bool, dict[str, ChunkTable]] = {False: {}, True: {}}
     for path, table in chunks.items():
         if len(table):
-            places[bool((table.source == INLINE).all())][path] = table
+            places[table.is_inline][path] = table
     return places
 
 
@@ -261,15 +269,24 @@ def _apply(draft: Draft, change: Change) -> None:
             draft.remove(file)
         draft.write("node", [new])
     _drop(draft, dropped)
-    if change.replace_placements:
-        for file in draft.of_kind("placement"):
+    for kind, anew in (
+        ("placement", change.replace_placements),
+        ("source", change.replace_sources),
+        ("report", change.replace_report),
+    ):
+        for file in draft.of_kind(kind) if anew else ():
             draft.remove(file)
     base = draft.base
-    _add_small(draft, "source", tables.source_table(change.sources, base, draft.n_rows("source")))
-    _add_small(draft, "placement", tables.placement_table(change.placements, draft.n_rows("placement")))
-    _add_small(draft, "report", tables.report_table(change.report, base, draft.n_rows("report")))
+    for kind, table in (
+        ("source", tables.source_table(change.sources, base, draft.n_rows("source"))),
+        ("placement", tables.placement_table(change.placements, draft.n_rows("placement"))),
+        ("report", tables.report_table(change.report, base, draft.n_rows("report"))),
+    ):
+        if len(table):  # files that nothing comes to stay as they are
+            _add_small(draft, kind, table)
     for inline, added in _by_place(change.chunks).items():
-        _add_chunks(draft, added, inline)
+        if added:
+            _add_chunks(draft, added, inline)
 
 
 def _drop(draft: Draft, dropped: Mapping[str, int]) -> None:
@@ -288,7 +305,7 @@ def _drop(draft: Draft, dropped: Mapping[str, int]) -> None:
 
 def _mergers(files: Sequence[DataFile], new_rows: int) -> tuple[list[list[DataFile]], list[DataFile] | None]:
     """Which files become one, and those that become one with the new rows (None: the new rows stay alone)."""
-    small = [file for file in files if file.size < merge.LIMIT_NBYTES]
+    small = [file for file in files if file.size < LIMIT_NBYTES]
     groups = merge.plan([*(file.rows for file in small), *([new_rows] if new_rows else [])])
     with_new = next((group for group in groups if len(small) in group), None)
     alone = [[small[i] for i in group] for group in groups if group is not with_new]
@@ -331,7 +348,7 @@ def _merge(draft: Draft, files: Sequence[DataFile], new: Iterator[pa.Table], inl
 
 def newest_or_none(url: str, storage_options: StorageOptions = None) -> int | None:
     """The newest version, None if there is no archive."""
-    fs, root = fsspec.core.url_to_fs(url, **(storage_options or {}))
+    fs, root = filesystem(url, storage_options)
     with contextlib.suppress(NotFoundError):
         return versions.newest(fs, root, url)
     return None

@@ -8,10 +8,9 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
-
 from refindex.access import urls
 from refindex.access.files import StorageOptions
+from refindex.access.options import filesystem
 from refindex.errors import ConflictError, ManifestError, NotFoundError, RefindexError, SourceError
 from refindex.model.manifest import FORMAT_VERSION
 
@@ -175,7 +174,7 @@ def is_archive(url: str, storage_options: StorageOptions = None) -> bool:
     """Whether there is an SQLite file at a URL (of refindex or not: opening tells)."""
     try:
         if not urls.is_local(url):
-            fs, path = fsspec.core.url_to_fs(url, **(storage_options or {}))
+            fs, path = filesystem(url, storage_options)
             return bytes(fs.cat_file(path, start=0, end=len(MAGIC))) == MAGIC
         local = urls.local_path(url)
         return local.is_file() and _begins_as_one(local)

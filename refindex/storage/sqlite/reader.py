@@ -14,12 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions, reading
+from refindex.access.options import filesystem
 from refindex.errors import FormatError, ManifestError, NotFoundError
 from refindex.model.change import Commit
 from refindex.model.chunks import INLINE, ChunkTable
@@ -63,7 +63,7 @@ class SQLiteReader:
             # Also when nobody closes the reader, and when the interpreter ends.
             self._remove_copy = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             path = folder / "manifest.sqlite"
-            fs, remote = fsspec.core.url_to_fs(url, **(storage_options or {}))
+            fs, remote = filesystem(url, storage_options)
             with reading(url, "downloading"):
                 fs.get_file(remote, os.fspath(path))
         self._db = database.connect(path, url)

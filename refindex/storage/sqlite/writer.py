@@ -13,11 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions, reading
+from refindex.access.options import filesystem
 from refindex.errors import ConflictError, ExistsError, FormatError, ManifestError, NotFoundError, UnsupportedError
 from refindex.model.change import Change, Content
 from refindex.model.chunks import INLINE, ChunkTable
@@ -47,7 +47,7 @@ def commit(
         if not isinstance(content, Manifest):
             raise UnsupportedError(f"{urls.display(url)}: a new archive needs a whole manifest, not a change")
         return _create(url, content, operation, details, storage_options)
-    with _open(url, "appended to") as db, database.transaction(db, url):
+    with _open(url, "changed") as db, database.transaction(db, url):
         newest = _newest(db, url)
         if newest != base:
             raise ConflictError(
@@ -122,7 +122,7 @@ def replace_remote(
     storage_options: StorageOptions,
 ) -> int:
     """Put a whole new file to remote storage; it has one version."""
-    fs, path = fsspec.core.url_to_fs(url, **(storage_options or {}))
+    fs, path = filesystem(url, storage_options)
     with reading(url, "looking at the output"):
         exists = fs.exists(path)
     if exists and not overwrite:
@@ -196,8 +196,14 @@ def _apply(db: sqlite3.Connection, change: Change, base: str, version: int) -> N
         _replace_rows(db, "placement", list(_placement_rows(change.placements, 0)), version)
     else:
         _insert(db, "placement", _placement_rows(change.placements, _count(db, "placement", "number")), version)
-    _insert(db, "source", _source_rows(change.sources, base, _count(db, "source", "source")), version)
-    _insert(db, "report", _report_rows(change.report, base, _count(db, "report", "number")), version)
+    if change.replace_sources:
+        _replace_rows(db, "source", list(_source_rows(change.sources, base, 0)), version)
+    else:
+        _insert(db, "source", _source_rows(change.sources, base, _count(db, "source", "source")), version)
+    if change.replace_report:
+        _replace_rows(db, "report", list(_report_rows(change.report, base, 0)), version)
+    else:
+        _insert(db, "report", _report_rows(change.report, base, _count(db, "report", "number")), version)
 
 
 def _count(db: sqlite3.Connection, table: str, key: str) -> int:
@@ -303,8 +309,8 @@ def _insert_chunks(db: sqlite3.Connection, node: int, table: ChunkTable, version
 
 def _chunk_rows(table: ChunkTable) -> Iterator[tuple[Any, ...]]:
     """Rows for ``executemany``, made in slices so that a large table never becomes objects all at once."""
-    for start in range(0, len(table), tables.ROW_GROUP):
-        part = table.take(slice(start, start + tables.ROW_GROUP))
+    for rows in table.windows(tables.ROW_GROUP):
+        part = table.take(rows)
         n = len(part)
         inline = part.source == INLINE
         if inline.any():
