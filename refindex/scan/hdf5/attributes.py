@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from h5py import h5a, h5d, h5g, h5r, h5s, h5t
 from refindex.errors import UnsupportedError
 from refindex.model.zarr_v3 import json_value
 from refindex.scan.cf import Attributes
+from refindex.scan.hdf5.plain import PlainFile
+from refindex.scan.hdf5.plain_attributes import Messages, heap_texts, text
 
 HIDDEN = frozenset(
     {
@@ -28,7 +31,7 @@ HIDDEN = frozenset(
 
 
 def names(obj: h5g.GroupID | h5d.DatasetID) -> list[bytes]:
-    """Attribute names, in creation order where the file keeps it."""
+    """Attribute names, sorted, as libhdf5 lists them by default."""
     found: list[bytes] = []
 
     def visit(name: bytes, *_: Any) -> None:
@@ -38,10 +41,55 @@ def names(obj: h5g.GroupID | h5d.DatasetID) -> list[bytes]:
     return found
 
 
-def read(obj: h5g.GroupID | h5d.DatasetID, *, is_scale: bool = False) -> Attributes:
-    """All attributes of a group or dataset that are data, not book-keeping."""
-    result = Attributes()
-    for raw in names(obj):
+@dataclass(slots=True, kw_only=True)
+class AttributesRead(Attributes):
+    """Attributes, and what is equal for objects that have the same ones; None if that is not known."""
+
+    alike: tuple[Any, ...] | None = None
+
+
+def read(
+    obj: h5g.GroupID | h5d.DatasetID,
+    *,
+    is_scale: bool = False,
+    messages: Messages | None = None,
+    plain: PlainFile | None = None,
+) -> AttributesRead:
+    """All attributes of a group or dataset that are data, not book-keeping.
+
+    ``messages`` are what is told of them without libhdf5, and ``plain`` is the file that they refer to.
+    """
+    result = AttributesRead()
+    if messages is None or plain is None:
+        _read(obj, names(obj), result, is_scale=is_scale)
+        return result
+    alike: list[Any] | None = []
+    for raw in sorted(messages):  # as libhdf5 lists them
+        if raw in HIDDEN or (is_scale and raw == b"NAME"):
+            continue
+        message, known = messages[raw]
+        value = heap_texts(message, plain) if known is None else known
+        if value is None or not message.text:
+            _read(obj, (raw,), result, is_scale=is_scale)
+            alike = None
+            continue
+        if value.changed:
+            result.notes.append(_CHANGED.format(message.text))
+        elif value.dtype is not None:
+            result.types[message.text] = value.dtype
+        result.values[message.text] = value.copy()
+        if alike is not None:
+            # Of strings in a heap, the message says only where they are.
+            alike.append(message.body if known is not None else (raw, str(value.value)))
+    result.alike = None if alike is None else tuple(alike)
+    return result
+
+
+_CHANGED = "attribute {!r}: JSON has no NaN or infinity; kept as text"
+
+
+def _read(obj: h5g.GroupID | h5d.DatasetID, raw_names: Iterable[bytes], result: Attributes, *, is_scale: bool) -> None:
+    for raw in raw_names:
         if raw in HIDDEN or (is_scale and raw == b"NAME"):
             continue
         try:
@@ -59,11 +107,10 @@ def read(obj: h5g.GroupID | h5d.DatasetID, *, is_scale: bool = False) -> Attribu
             continue
         value, changed = json_value(value)
         if changed:
-            result.notes.append(f"attribute {name!r}: JSON has no NaN or infinity; kept as text")
+            result.notes.append(_CHANGED.format(name))
         elif dtype is not None:
             result.types[name] = dtype
         result.values[name] = value
-    return result
 
 
 def read_value(attribute: h5a.AttrID) -> tuple[Any, str | None]:
@@ -152,14 +199,6 @@ def _shaped(flat: list[Any], shape: tuple[int, ...]) -> Any:
     out = np.empty(len(flat), dtype=object)
     out[:] = flat
     return out.reshape(shape).tolist()
-
-
-def text(raw: bytes) -> str:
-    """Bytes of a string as text: UTF-8, and Latin-1 for what older tools wrote."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
 
 
 def _texts(attribute: h5a.AttrID, datatype: h5t.TypeStringID, shape: tuple[int, ...]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ from h5py import h5d, h5s
 from refindex.errors import UnsupportedError
 from refindex.model.chunks import ChunkTable
 from refindex.model.dtype import (
+    StoredType,
     data_type_json,
     fill_value_json,
+    is_foreign,
     served_dtype,
 )
 from refindex.model.encoding import bytes_codec
@@ -20,8 +22,10 @@ from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Array, Status
 from refindex.model.zarr_v3 import array_document, dumps
 from refindex.scan.cf import Attributes, document_attributes
+from refindex.scan.hdf5.attributes import AttributesRead
 from refindex.scan.hdf5.external import store_external
 from refindex.scan.hdf5.index import FileIndex
+from refindex.scan.hdf5.known import Outline
 from refindex.scan.hdf5.objects import inline_objects
 from refindex.scan.hdf5.plan import Plan, plan_array
 from refindex.scan.hdf5.stored import Stored, chunked, contiguous, inline
@@ -52,7 +56,7 @@ def compile_dataset(
     index: FileIndex,
     dims: tuple[str, ...],
     path: str,
-    attributes: Attributes,
+    attributes: AttributesRead,
     is_coordinate: bool,
     extended: tuple[int, ...] | None = None,
 ) -> Compiled:
@@ -81,16 +85,16 @@ def compile_dataset(
         If it contradicts itself or the file.
     """
     dataset = found.id
-    space = dataset.get_space()
-    shape: tuple[int, ...]
-    kind = read_kind(dataset.get_type())
-    if space.get_simple_extent_type() == h5s.NULL:
+    kind = found.form.kind
+    if kind is None:
+        kind = found.form.kind = read_kind(dataset.get_type())
+    if not found.has_extent and dataset.get_space().get_simple_extent_type() == h5s.NULL:
         attributes.notes.append("a null dataspace (no elements and no shape): served as an array of no elements")
         dims = ("null",)
-        shape = (0,)
         data_type, codec, fill, served = _no_elements(kind)
-        grid = ChunkGrid.regular(shape, (1,))
+        grid = ChunkGrid.regular((0,), (1,))
         stored = Stored(grid=grid, codecs=[codec], chunks=ChunkTable.empty(), status=Status.INLINED)
+        outline = _outline(stored, data_type, fill, served, kind, dims, attributes)
     elif kind.stored is None:
         objects = inline_objects(dataset, extended)
         stored = Stored(
@@ -101,30 +105,60 @@ def compile_dataset(
             reason=objects.reason,
         )
         attributes.values |= objects.attributes
-        data_type, fill, shape = objects.data_type, objects.fill_value, objects.grid.shape
-        served = None
+        outline = _outline(stored, objects.data_type, objects.fill_value, None, kind, dims, attributes)
     else:
-        plan = plan_array(dataset, kind, kind.stored, extended, found.creation)
+        plan = _plan(found, kind, kind.stored, extended)
         stored = _store(found, plan, index, is_coordinate=is_coordinate)
-        data_type = data_type_json(plan.served)
-        fill = fill_value_json(plan.served, plan.fill)
-        shape, served = plan.shape, plan.served
+        known = index.files.known.outlines
+        key = (stored.alike, dims, attributes.alike) if stored.alike and attributes.alike is not None else None
+        remembered = None if key is None else known.get(key)
+        if remembered is None:
+            data_type, fill = data_type_json(plan.served), fill_value_json(plan.served, plan.fill)
+            remembered = _outline(stored, data_type, fill, plan.served, kind, dims, attributes)
+            if key is not None:
+                known.put(key, remembered)
+        outline = remembered
+    array = Array(
+        path=path,
+        document=outline.document,
+        encodings=stored.encodings,
+        attribute_types=outline.attribute_types,
+        chunks=stored.chunks,
+    ).knowing(json=outline.json, grid=stored.grid)
+    return Compiled(array=array, status=stored.status, reason=stored.reason, notes=list(outline.notes))
+
+
+def _outline(
+    stored: Stored,
+    data_type: Any,
+    fill: Any,
+    served: np.dtype[Any] | None,
+    kind: Kind,
+    dims: tuple[str, ...],
+    attributes: Attributes,
+) -> Outline:
     document = array_document(
         grid=stored.grid,
         data_type=data_type,
         codecs=stored.codecs,
         fill_value=fill,
-        dimension_names=(*dims, *_type_dims_names(dims, shape)),
+        dimension_names=(*dims, *_type_dims_names(dims, stored.grid.shape)),
         attributes=document_attributes(attributes, served, kind.flags),
     )
-    array = Array(
-        path=path,
-        document=dumps(document),
-        encodings=stored.encodings,
-        attribute_types=attributes.types,
-        chunks=stored.chunks,
-    ).knowing(json=document, grid=stored.grid)
-    return Compiled(array=array, status=stored.status, reason=stored.reason, notes=attributes.notes)
+    return Outline(
+        document=dumps(document), json=document, attribute_types=attributes.types, notes=tuple(attributes.notes)
+    )
+
+
+def _plan(found: Found, kind: Kind, stored: StoredType, extended: tuple[int, ...] | None) -> Plan:
+    form, dataset = found.form, found.id
+    if form.plan is None:
+        plan = plan_array(dataset, kind, stored, extended, found.creation)
+        if not is_foreign(stored):  # of numbers that only libhdf5 reads, the values are looked at, too
+            form.plan = plan
+        return plan
+    shape = (*(found.shape if extended is None else extended), *form.plan.type_dims)
+    return form.plan if form.plan.shape == shape else replace(form.plan, shape=shape)
 
 
 def _no_elements(kind: Kind) -> tuple[Any, dict[str, Any], Any, np.dtype[Any] | None]:
@@ -141,18 +175,18 @@ def _type_dims_names(dims: tuple[str, ...], shape: tuple[int, ...]) -> tuple[str
 
 def _store(found: Found, plan: Plan, index: FileIndex, *, is_coordinate: bool) -> Stored:
     dataset = found.id
-    layout = plan.creation.get_layout()
+    layout = found.layout
     small = plan.nbytes <= (COORDINATE_NBYTES if is_coordinate else INLINE_NBYTES)
     # First of all, whatever the size: libhdf5 reads some of what is missing as fill values.
     if layout == getattr(h5d, "VIRTUAL", 3):
         return store_virtual(dataset, plan, index, small=small)
-    if plan.creation.get_external_count() > 0:
+    if not found.lies_here and plan.creation.get_external_count() > 0:
         return store_external(dataset, plan, index, small=small)
     if 0 in plan.shape:
         grid = ChunkGrid.regular(plan.shape, tuple(max(1, n) for n in plan.shape))
         return Stored(grid=grid, codecs=[bytes_codec(plan.served)], chunks=ChunkTable.empty(), status=Status.INLINED)
     if small or layout == h5d.COMPACT:
-        return inline(dataset, plan)
+        return inline(dataset, plan, found)
     if layout == h5d.CONTIGUOUS:
         return contiguous(dataset, plan, index)
     if layout == h5d.CHUNKED:

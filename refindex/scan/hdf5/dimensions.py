@@ -19,6 +19,7 @@ from h5py import h5a, h5d, h5ds, h5i, h5s, h5t
 
 from refindex.model.encoding import BITSHUFFLE, BLOSC, BZIP2, DEFLATE, FLETCHER32, LZF, SHUFFLE, SZIP, ZSTD
 from refindex.scan.hdf5.objects import is_variable
+from refindex.scan.hdf5.plain_attributes import fixed_text, integers, scale_addresses
 from refindex.scan.hdf5.walk import Found, object_address
 
 NOT_A_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"
@@ -79,7 +80,7 @@ def read_dimensions(datasets: Sequence[Found]) -> Dimensions:
     """Name the axes of all datasets of a file."""
     result = Dimensions()
     for found in datasets:
-        if found.address not in result.scales and h5ds.is_scale(found.id):
+        if found.address not in result.scales and _is_scale(found):
             result.scales[found.address] = _read_scale(found)
     by_dimid = {scale.dimid: scale for scale in result.scales.values() if scale.dimid is not None}
     for address, scale in result.scales.items():
@@ -101,29 +102,64 @@ def read_dimensions(datasets: Sequence[Found]) -> Dimensions:
     return result
 
 
+def _is_scale(found: Found) -> bool:
+    messages = found.messages
+    if messages is not None:
+        if b"CLASS" not in messages:
+            return False
+        message = messages[b"CLASS"][0]
+        if message.data == b"DIMENSION_SCALE\0" and message.datatype[1:2] == b"\0" and fixed_text(message) is not None:
+            return True
+    return bool(h5ds.is_scale(found.id))
+
+
 def _read_scale(found: Found) -> Scale:
-    label = h5ds.get_scale_name(found.id) or b""
-    coordinates: tuple[int, ...] = ()
-    if h5a.exists(found.id, b"_Netcdf4Coordinates"):
-        coordinates = tuple(int(v) for v in np.atleast_1d(_numbers(h5a.open(found.id, b"_Netcdf4Coordinates"))))
-    dimid = None
-    if h5a.exists(found.id, b"_Netcdf4Dimid"):
-        values = np.atleast_1d(_numbers(h5a.open(found.id, b"_Netcdf4Dimid")))
-        dimid = int(values[0]) if len(values) else None
+    label = _scale_name(found)
+    coordinates = _numbers(found, b"_Netcdf4Coordinates") or ()
+    dimids = _numbers(found, b"_Netcdf4Dimid")
     return Scale(
         found=found,
         shape=found.shape,
         unlimited=found.maxima[:1] == (h5s.UNLIMITED,),
-        dimid=dimid,
+        dimid=dimids[0] if dimids else None,
         coordinates=coordinates,
         is_variable=not label.startswith(NOT_A_VARIABLE),
     )
 
 
-def _numbers(attribute: h5a.AttrID) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _scale_name(found: Found) -> bytes:
+    messages = found.messages
+    if messages is not None:
+        label = fixed_text(messages[b"NAME"][0]) if b"NAME" in messages else b""
+        if label is not None:
+            return label
+    return h5ds.get_scale_name(found.id) or b""
+
+
+def _numbers(found: Found, name: bytes) -> tuple[int, ...] | None:
+    """The numbers in an attribute; None if there is no such attribute."""
+    messages = found.messages
+    if messages is not None:
+        numbers = integers(messages[name][0]) if name in messages else None
+        if numbers is not None or name not in messages:
+            return numbers
+    if not h5a.exists(found.id, name):
+        return None
+    attribute = h5a.open(found.id, name)
     out = np.empty(attribute.shape, dtype=np.int64)
     attribute.read(out)
-    return out
+    return tuple(int(v) for v in np.atleast_1d(out).reshape(-1))
+
+
+def _plain_axes(found: Found, ndim: int, result: Dimensions) -> tuple[int, ...] | None:
+    """Scale addresses of a dataset's axes where its attributes tell them plainly, and each is known to be a scale."""
+    messages, plain = found.messages, found.origin.plain
+    if messages is None or plain is None or b"DIMENSION_LIST" not in messages:
+        return None
+    addresses = scale_addresses(messages[b"DIMENSION_LIST"][0], ndim, plain)
+    if addresses is None or any(address not in result.scales for address in addresses):
+        return None
+    return tuple(addresses)
 
 
 def _axes(found: Found, result: Dimensions, by_dimid: dict[int, Scale]) -> tuple[int | None, ...] | None:
@@ -138,7 +174,10 @@ def _axes(found: Found, result: Dimensions, by_dimid: dict[int, Scale]) -> tuple
             return (found.address,)
     if ndim == 0:
         return ()
-    if not h5a.exists(dataset, b"DIMENSION_LIST"):
+    told = _plain_axes(found, ndim, result)
+    if told is not None:
+        return told
+    if not _has_attribute(found, b"DIMENSION_LIST"):
         return None
     axes: list[int | None] = []
     for axis in range(ndim):
@@ -162,6 +201,10 @@ def _axes(found: Found, result: Dimensions, by_dimid: dict[int, Scale]) -> tuple
             result.notes.append((found.path, f"the dimension scale of axis {axis} cannot be read: {error}"))
         axes.append(attached[0] if attached and attached[0] in result.scales else None)
     return tuple(axes) if any(address is not None for address in axes) else None
+
+
+def _has_attribute(found: Found, name: bytes) -> bool:
+    return name in found.messages if found.messages is not None else bool(h5a.exists(found.id, name))
 
 
 def _lengthen(datasets: Sequence[Found], result: Dimensions) -> None:

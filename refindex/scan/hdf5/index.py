@@ -8,6 +8,7 @@ import mmap
 import resource
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import h5py
 import numpy as np
@@ -25,9 +26,11 @@ from refindex.model.manifest import Source
 from refindex.scan.hdf5.chunk_index import index_walk, read_chunks
 from refindex.scan.hdf5.chunks import StoredChunks, iterate_chunks, one_unlimited_behind_first
 from refindex.scan.hdf5.family import read_family
-from refindex.scan.hdf5.object_header import read_layout
+from refindex.scan.hdf5.known import Known
+from refindex.scan.hdf5.object_header import LAYOUT_MESSAGE, read_layout
 from refindex.scan.hdf5.opening import opened
 from refindex.scan.hdf5.other_files import file_key
+from refindex.scan.hdf5.plain import PlainFile
 from refindex.scan.hdf5.superblock import Superblock, read_superblock
 from refindex.scan.hdf5.walk import Found
 
@@ -76,10 +79,12 @@ class FileIndex:
         self._user_block = file.userblock_size
         self._stack = contextlib.ExitStack()
         self._direct: tuple[Gatherer, Superblock] | None = None
+        self._mapping: mmap.mmap | None = None
 
     def close(self) -> None:
         """Let go of what was opened to read chunk tables; libhdf5's file belongs to its opener."""
-        self._direct = None
+        self._direct = self._mapping = None
+        self.__dict__.pop("plain", None)
         self._stack.close()
 
     def chunks(self, found: Found, *, pipeline: tuple[Filter, ...]) -> StoredChunks:
@@ -92,14 +97,14 @@ class FileIndex:
         """
         dataset = found.id
         shape, maxima = found.shape, found.maxima
-        chunk_shape = tuple(found.creation.get_chunk())
+        chunk_shape = found.chunk
         size = math.prod(-(-n // step) for n, step in zip(shape, chunk_shape, strict=True))
         # What only the layout message tells: edge chunks stored without their filters, and an extensible array over
         # which libhdf5 2.0.0 iterates wrongly.
         unfiltered_edges = bool(pipeline) and any(n % step for n, step in zip(shape, chunk_shape, strict=True))
         rotated = one_unlimited_behind_first(maxima)
         if size <= CROSSOVER and not unfiltered_edges and not rotated:
-            return iterate_chunks(dataset, chunk_shape, user_block=self._user_block, few=True)
+            return self._few(found) or iterate_chunks(dataset, chunk_shape, user_block=self._user_block, few=True)
         try:
             return self._read(found, shape, maxima, filtered=bool(pipeline))
         except (FormatError, UnsupportedError) as error:
@@ -108,6 +113,16 @@ class FileIndex:
                     f"its chunk index cannot be read directly ({error}), and libhdf5 may misread it"
                 ) from error
             return iterate_chunks(dataset, chunk_shape, user_block=self._user_block)
+
+    def _few(self, found: Found) -> StoredChunks | None:
+        """The chunks of a dataset where they are plain to see."""
+        if self.plain is None or found.header is None or found.header.extent is None:
+            return None
+        layout = found.header.bodies[LAYOUT_MESSAGE]
+        leaf = self.plain.leaf(layout, len(found.shape), 2 * self.direct()[1].indexed_storage_k)
+        if leaf is None:
+            return None
+        return StoredChunks(scaled=leaf.scaled, offset=leaf.offset, length=leaf.length, mask=leaf.mask)
 
     def _read(self, found: Found, shape: tuple[int, ...], maxima: tuple[int, ...], *, filtered: bool) -> StoredChunks:
         gatherer, superblock = self.direct()
@@ -167,12 +182,26 @@ class FileIndex:
         if self._direct is None:
             with contextlib.ExitStack() as stack:
                 if self.blocks is None:
-                    gatherer = stack.enter_context(_open_gatherer(self.sources[0]))
+                    mapping = stack.enter_context(_mapped(self.sources[0]))
+                    gatherer: Gatherer = LocalGatherer(mapping, name=urls.display(self.sources[0].url))
                 else:
                     gatherer = self.blocks.gatherer()
                 self._direct = gatherer, read_superblock(gatherer, left_open=bool(self.note))
+                self._mapping = None if self.blocks is not None else mapping
                 self._stack.push(stack.pop_all())
         return self._direct
+
+    @cached_property
+    def plain(self) -> PlainFile | None:
+        """What tells of objects by the bytes of their headers, where all bytes are at hand; None elsewhere."""
+        if self.family is not None or self.note or not (self.blocks is None or self.blocks.is_whole):
+            return None
+        try:
+            superblock = self.direct()[1]
+        except (FormatError, UnsupportedError):
+            return None
+        data = self._mapping if self.blocks is None else self.blocks.read(0, self.size)
+        return None if data is None else PlainFile.of(data, superblock)
 
     def source_number(self, url: str) -> int:
         """The number of another file that data of this one lies in; the file itself is 0.
@@ -204,6 +233,7 @@ class OpenFiles:
     """The files that one scan reads: the scanned one, and those that it names. Each is opened once.
 
     ``blocks`` are those of the scanned file, if it is remote; the requests of others are counted in ``stats``.
+    ``known`` is what files before this one have told.
     """
 
     def __init__(
@@ -212,7 +242,9 @@ class OpenFiles:
         *,
         blocks: RemoteBlocks | None = None,
         stats: RemoteStats | None = None,
+        known: Known | None = None,
     ) -> None:
+        self.known = Known() if known is None else known
         self._options = storage_options
         self._blocks = blocks
         self._stats = stats
@@ -283,9 +315,9 @@ class OpenFiles:
 
 
 @contextlib.contextmanager
-def _open_gatherer(source: Source) -> Iterator[Gatherer]:
+def _mapped(source: Source) -> Iterator[mmap.mmap]:
     with (
         urls.local_path(source.url).open("rb") as opened,
         mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
     ):
-        yield LocalGatherer(mapping, name=urls.display(source.url))
+        yield mapping

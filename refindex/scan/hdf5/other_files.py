@@ -85,12 +85,14 @@ def _locate_remote(name: str, origin: str, *, prefix: str, storage_options: Stor
     if posixpath.isabs(name) and prefix == RAW_PREFIX:
         raise UnsupportedError(f"the file {name}: an absolute name in a file that is not on this machine")
     relative = posixpath.basename(name) if posixpath.isabs(name) else name
-    head, chain, rest = origin.partition("::")
+    links, at = urls.links_of(origin)
+    head = links[at]
     protocol, separator, path = head.partition("://")
     joined = posixpath.normpath(posixpath.join(posixpath.dirname(path), relative))
     if joined.startswith(".."):
         raise UnsupportedError(f"the file {name}: outside of {urls.parent(head)}")
-    url = f"{protocol}{separator}{joined}{chain}{rest}"
+    links[at] = f"{protocol}{separator}{joined}"
+    url = "::".join(links)
     try:
         open_reader(url, storage_options).identity()
     except NotFoundError as error:

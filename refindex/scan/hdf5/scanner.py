@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 
-from h5py import h5d
-
 from refindex.access import urls
 from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import StorageOptions
@@ -21,10 +19,12 @@ from refindex.model.manifest import Array, Manifest, Node, ReportEntry, ScanRepo
 from refindex.model.zarr_v3 import dumps, group_document
 from refindex.scan.cf import Attributes
 from refindex.scan.hdf5 import attributes as attribute_reader
+from refindex.scan.hdf5.attributes import AttributesRead
 from refindex.scan.hdf5.dataset import Compiled, compile_dataset
 from refindex.scan.hdf5.dimensions import Dimensions, read_dimensions, served_name
 from refindex.scan.hdf5.family import into_members
 from refindex.scan.hdf5.index import FileIndex, OpenFiles
+from refindex.scan.hdf5.known import Known
 from refindex.scan.hdf5.virtual_sources import check_objects
 from refindex.scan.hdf5.walk import Found, walk
 from refindex.scan.naming import DimensionNames
@@ -59,6 +59,7 @@ def scan_hdf5(
     variables: Collection[str] | None = None,
     storage_options: StorageOptions = None,
     blocks: RemoteBlocks | None = None,
+    known: Known | None = None,
 ) -> Manifest:
     """Index one file.
 
@@ -70,6 +71,8 @@ def scan_hdf5(
         Names or paths of the arrays wanted, with the coordinates of their dimensions; None for all.
     blocks:
         The file, if it is remote and already open.
+    known:
+        What other files of the same scan have told, and this one adds to.
 
     Raises
     ------
@@ -78,7 +81,8 @@ def scan_hdf5(
     SourceError
         If it cannot be read.
     """
-    with OpenFiles(storage_options, blocks=blocks, stats=None if blocks is None else blocks.stats) as files:
+    stats = None if blocks is None else blocks.stats
+    with OpenFiles(storage_options, blocks=blocks, stats=stats, known=known) as files:
         index = files.keep(source.url, source)
         scan = _Scan(source=source, where=urls.display(source.url), index=index)
         if index.note:
@@ -173,12 +177,16 @@ def _consistent_names(
 
 
 def _add_group(scan: _Scan, group: Found) -> None:
-    values = _guarded(scan, group.path, lambda: attribute_reader.read(group.id)) or Attributes()
+    values = _guarded(scan, group.path, lambda: _attributes(group)) or Attributes()
     for note in values.notes:
         scan.report(group.path, Status.NOTE, note)
     scan.groups[group.path] = Node(
         path=group.path, document=dumps(group_document(values.values)), attribute_types=values.types
     )
+
+
+def _attributes(found: Found, *, is_scale: bool = False) -> AttributesRead:
+    return attribute_reader.read(found.id, is_scale=is_scale, messages=found.messages, plain=found.origin.plain)
 
 
 def _add_dataset(scan: _Scan, found: Found, dimensions: Dimensions, dims: tuple[str, ...]) -> None:
@@ -189,10 +197,7 @@ def _add_dataset(scan: _Scan, found: Found, dimensions: Dimensions, dims: tuple[
     path = f"{found.parent}/{served_name(found.name)}".lstrip("/")
     if path in scan.groups or path in scan.arrays:
         path = found.path
-    dataset = found.id
-    if not isinstance(dataset, h5d.DatasetID):  # the walk sorts them apart
-        raise TypeError(f"/{found.path} is not a dataset")
-    attributes = _guarded(scan, found.path, lambda: attribute_reader.read(dataset, is_scale=scale is not None))
+    attributes = _guarded(scan, found.path, lambda: _attributes(found, is_scale=scale is not None))
     if attributes is None:
         return
     is_coordinate = len(dims) == 1 and dims[0] == path.rpartition("/")[2]
@@ -239,7 +244,7 @@ def _compile(
     found: Found,
     dims: tuple[str, ...],
     path: str,
-    attributes: Attributes,
+    attributes: AttributesRead,
     *,
     shape: tuple[int, ...],
     is_coordinate: bool,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from refindex.model.encoding import Encoding, Filter, bytes_codec, native_codecs
 from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Status
 from refindex.scan.contiguous import split_contiguous
-from refindex.scan.hdf5.chunks import StoredChunks
+from refindex.scan.hdf5.chunks import IntArray, StoredChunks
 from refindex.scan.hdf5.filters import applied, header_messages, read_pipeline
 from refindex.scan.hdf5.index import FileIndex
 from refindex.scan.hdf5.plan import Plan, served_values, type_reason
@@ -40,17 +40,21 @@ class Stored:
     encodings: tuple[Encoding, ...] = ()
     status: Status = Status.NATIVE
     reason: str = ""
+    alike: tuple[Any, ...] | None = None
+    """Equal for arrays of which all but the chunks is equal; None if that is not known."""
 
 
-def inline(dataset: h5d.DatasetID, plan: Plan) -> Stored:
+def inline(dataset: h5d.DatasetID, plan: Plan, found: Found | None = None) -> Stored:
     """The values themselves, as libhdf5 reads them, and the fill value behind them, in one chunk."""
     kind = dataset.get_type()
-    raw = np.empty(dataset.shape, dtype=f"V{kind.get_size()}")
+    shape = tuple(dataset.shape)
+    raw = np.empty(shape, dtype=f"V{kind.get_size()}")
     if raw.size:
         dataset.read(h5s.ALL, h5s.ALL, raw, kind)
-    values = served_values(raw.tobytes(), kind, plan.stored, plan.served, (*dataset.shape, *plan.type_dims))
+    values = served_values(raw.tobytes(), kind, plan.stored, plan.served, (*shape, *plan.type_dims))
     values = fit(values, plan.shape, plan.fill)
     return Stored(
+        alike=(found.form.key, plan.shape) if found is not None and found.lies_here else None,
         grid=ChunkGrid.regular(plan.shape, plan.shape),
         codecs=[bytes_codec(plan.served)],
         chunks=ChunkTable.inline([(0, np.ascontiguousarray(values).tobytes())]),
@@ -93,33 +97,43 @@ def contiguous(dataset: h5d.DatasetID, plan: Plan, index: FileIndex) -> Stored:
 
 
 def chunked(found: Found, plan: Plan, index: FileIndex) -> Stored:
-    chunk_shape = (*plan.creation.get_chunk(), *plan.type_dims)
-    grid = ChunkGrid.regular(plan.shape, chunk_shape)
-    pipeline = read_pipeline(plan.creation, lambda: header_messages(found, index))
+    form = found.form
+    if form.pipeline is None:
+        form.pipeline = read_pipeline(plan.creation, lambda: header_messages(found, index))
+    pipeline = form.pipeline
     stored = index.chunks(found, pipeline=pipeline)
+    # Bits beyond the pipeline mean nothing; masks that skip the same filters are one encoding.
+    mask = stored.mask & ((1 << len(pipeline)) - 1)
+    first = int(mask[0]) if len(mask) else 0
+    mixed = bool((mask != first).any())
+    # Where libhdf5 must decode, the first chunk of each array is tried.
+    alike = None
+    if form.key and not mixed and all(map(is_built_in, pipeline)):
+        alike = (form.key, plan.shape, first)
+    known = None if alike is None else index.files.known.layouts.get(alike)
+    chunk_shape = (*found.chunk, *plan.type_dims)
+    grid = ChunkGrid.regular(plan.shape, chunk_shape) if known is None else known.grid
     # An array type adds dimensions behind the dataset's; each chunk holds them whole.
     scaled = stored.scaled
     if plan.type_dims:
         scaled = np.pad(scaled, ((0, 0), (0, len(plan.type_dims))))
     number = grid.index(scaled)
     # Of the dataset itself: behind its extent are no chunks, also where it is served longer.
-    own = zip(found.shape, chunk_shape, strict=False)
-    counts_of = np.array([-(-n // step) for n, step in own], dtype=np.int64)
-    if np.any(stored.scaled < 0) or np.any(stored.scaled >= counts_of):
+    own = zip(stored.scaled.max(axis=0, initial=0).tolist(), found.shape, chunk_shape, strict=False)
+    if stored.scaled.min(initial=0) < 0 or (len(scaled) and any(last * step >= n for last, n, step in own)):
         raise FormatError("the chunk index names chunks outside the array")
     index.check_range(stored.offset, stored.length)
-    # Bits beyond the pipeline mean nothing; masks that skip the same filters are one encoding.
-    mask = stored.mask & ((1 << len(pipeline)) - 1)
+    if known is not None:
+        _check_lengths(stored.length, known.encodings[0])
+        return replace(known, chunks=_table(number, stored, 0))
     rows: npt.NDArray[np.intp] = np.zeros(len(mask), dtype=np.intp)
-    if len(mask) and mask.min() != mask.max():
+    if mixed:
         masks, rows, counts = np.unique(mask, return_inverse=True, return_counts=True)
     else:
-        masks, counts = mask[:1] if len(mask) else np.zeros(1, dtype=np.int64), np.array([len(mask)])
+        masks, counts = np.array([first], dtype=np.int64), np.array([len(mask)])
     encodings = tuple(make_encoding(found.id, plan, chunk_shape, applied(pipeline, int(mask))) for mask in masks)
     for number_of, encoding in enumerate(encodings):
-        raw = stored.length[rows == number_of] if not encoding.filters else stored.length[:0]
-        if np.any(raw != encoding.nbytes):
-            raise FormatError(f"an unfiltered chunk has {int(raw.min())} bytes, expected {encoding.nbytes}")
+        _check_lengths(stored.length[rows == number_of], encoding)
     majority = encodings[int(np.argmax(counts))]
     codecs = native_codecs(majority, plan.served)
     reasons = _check_decodable(found.id, encodings, stored, rows, plan)
@@ -132,16 +146,30 @@ def chunked(found: Found, plan: Plan, index: FileIndex) -> Stored:
         codecs = [bytes_codec(plan.served)]
     elif len(encodings) > 1:
         reasons.insert(0, f"{int(counts.sum() - counts.max())} of {int(counts.sum())} chunks skip filters")
-    return Stored(
+    result = Stored(
         grid=grid,
         codecs=codecs,
         encodings=encodings,
-        chunks=ChunkTable.from_columns(
-            chunk=number, source=0, offset=stored.offset, length=stored.length, encoding=rows
-        ),
+        chunks=ChunkTable.empty(),
         status=Status.ADAPTED if reasons else Status.NATIVE,
         reason="; ".join(reasons),
+        alike=alike,
     )
+    if alike is not None:
+        index.files.known.layouts.put(alike, result)
+    return replace(result, chunks=_table(number, stored, rows))
+
+
+def _check_lengths(lengths: IntArray, encoding: Encoding) -> None:
+    if not encoding.filters and (lengths != encoding.nbytes).any():
+        raise FormatError(f"an unfiltered chunk has {int(lengths.min())} bytes, expected {encoding.nbytes}")
+
+
+def _table(number: IntArray, stored: StoredChunks, rows: npt.ArrayLike) -> ChunkTable:
+    if not np.ndim(rows) and (number[1:] > number[:-1]).all():
+        none = np.zeros(len(number), dtype=np.int32)
+        return ChunkTable(chunk=number, source=none, offset=stored.offset, length=stored.length, encoding=none.copy())
+    return ChunkTable.from_columns(chunk=number, source=0, offset=stored.offset, length=stored.length, encoding=rows)
 
 
 def make_encoding(dataset: h5d.DatasetID, plan: Plan, shape: tuple[int, ...], filters: tuple[Filter, ...]) -> Encoding:

@@ -19,11 +19,13 @@ from refindex.scan.hdf5.fields import Cursor, Signed, Unsigned, unsigned
 from refindex.scan.hdf5.object_header import Message, header_walk
 
 if TYPE_CHECKING:
+    from refindex.scan.hdf5.plain import PlainFile
     from refindex.scan.hdf5.superblock import Superblock
 
 LINK_MESSAGE = 0x0006
 SYMBOL_TABLE_MESSAGE = 0x0011
 _BTREE_K_MESSAGE = 0x0013
+_LOOKED_AT = (LINK_MESSAGE, SYMBOL_TABLE_MESSAGE)
 
 _DEFAULT_LEAF_K = 4
 _DEFAULT_INTERNAL_K = 16
@@ -100,9 +102,10 @@ class _Pages:
 class GroupChecks:
     """The groups of one file that were checked; a group is checked once, however many paths lead to it."""
 
-    __slots__ = ("_gatherer", "_group_k", "_results", "_segments", "_space", "_superblock")
+    __slots__ = ("_gatherer", "_group_k", "_plain", "_results", "_segments", "_space", "_superblock")
 
-    def __init__(self, gatherer: Gatherer, superblock: Superblock) -> None:
+    def __init__(self, gatherer: Gatherer, superblock: Superblock, *, plain: PlainFile | None = None) -> None:
+        self._plain = plain
         self._gatherer = _Pages(gatherer) if isinstance(gatherer, RangeGatherer) else gatherer
         self._superblock = superblock
         self._space = superblock.space
@@ -121,6 +124,8 @@ class GroupChecks:
         UnsupportedError
             If it cannot be read here.
         """
+        if address not in self._results and self._keeps_links_apart(address):
+            self._results[address] = None
         if address not in self._results:
             try:
                 drive(self._walk(address + self._space.base), self._gatherer)
@@ -130,6 +135,11 @@ class GroupChecks:
         damage = self._results[address]
         if damage is not None:
             raise damage
+
+    def _keeps_links_apart(self, address: int) -> bool:
+        """Whether a group is plainly one without any message that is looked at here: most have a fractal heap."""
+        messages = None if self._plain is None else self._plain.messages(address)
+        return messages is not None and all(kind not in _LOOKED_AT for kind, _, _ in messages)
 
     def _walk(self, header: int) -> Walk[None]:
         messages = yield from header_walk(self._space, header, verify=False)

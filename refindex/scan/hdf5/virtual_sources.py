@@ -220,6 +220,8 @@ def check_objects(found: Found, index: FileIndex) -> None:
     dataset = found.id
     if not isinstance(dataset, h5d.DatasetID):
         return
+    if found.lies_here:
+        return
     creation = found.creation
     external = creation.get_external_count()
     if not (external or is_virtual(creation)):

@@ -11,7 +11,11 @@ from h5py import h5, h5d, h5g, h5l, h5o, h5p
 
 from refindex.errors import FormatError, RefindexError, UnsupportedError
 from refindex.model.manifest import Status
+from refindex.scan.hdf5.attributes import names as attribute_names
 from refindex.scan.hdf5.external_links import follow_path
+from refindex.scan.hdf5.known import Form
+from refindex.scan.hdf5.plain import Header
+from refindex.scan.hdf5.plain_attributes import Messages, by_name
 from refindex.scan.hdf5.symbol_table import GroupChecks
 from refindex.scan.hdf5.types import field_name
 
@@ -47,21 +51,82 @@ class Found:
     def parent(self) -> str:
         return self.path.rpartition("/")[0]
 
+    @cached_property
+    def header(self) -> Header | None:
+        """The messages of its object header, where they are plain to see."""
+        return None if self.origin.plain is None else self.origin.plain.header(self.address)
+
+    @cached_property
+    def messages(self) -> Messages | None:
+        """Its attributes by name, where they are plain to see and libhdf5 has no objection to any."""
+        if self.header is None:
+            return None
+        known = self.origin.files.known.attributes
+        messages = by_name(self.header, known)
+        if messages is None or known.are_sound(messages):
+            return messages
+        try:
+            names = attribute_names(self.id)
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError):
+            return None  # whoever asks libhdf5 next is told what is wrong
+        if names != sorted(messages):
+            return None
+        known.found_sound(messages)
+        return messages
+
     # Of a dataset. Each question to h5py makes an object, which takes as long as the answer: they are asked once.
 
     @cached_property
+    def form(self) -> Form:
+        """What other datasets may have told of it; one of its own where the header does not say which these are."""
+        header = self.header
+        if header is None or header.key is None:
+            return Form(key=())
+        return self.origin.files.known.form(header.key)
+
+    @property
+    def lies_here(self) -> bool:
+        """Whether its data is known to lie in its own file: it is not virtual, and has no external files."""
+        return bool(self.form.key)
+
+    @property
+    def has_extent(self) -> bool:
+        """Whether it is known to have one, if only that of a scalar."""
+        return self.header is not None and self.header.extent is not None
+
+    @property
     def creation(self) -> h5p.PropDCID:
         """With which properties it was created."""
-        return self.id.get_create_plist()
+        if self.form.creation is None:
+            self.form.creation = self.id.get_create_plist()
+        return self.form.creation
+
+    @property
+    def layout(self) -> int:
+        """How it is stored, see ``h5py.h5d``."""
+        if self.form.layout is None:
+            self.form.layout = int(self.creation.get_layout())
+        return self.form.layout
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """The shape of its chunks, if it is stored in chunks."""
+        if self.form.chunk is None:
+            self.form.chunk = tuple(self.creation.get_chunk())
+        return self.form.chunk
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Its extent; empty for a scalar, and for one without any."""
+        if self.header is not None and self.header.extent is not None:
+            return self.header.extent.shape
         return tuple(self.id.shape or ())
 
     @cached_property
     def maxima(self) -> tuple[int, ...]:
         """The extent that it can grow to, see ``H5S_UNLIMITED``."""
+        if self.header is not None and self.header.extent is not None:
+            return self.header.extent.maxima
         return tuple(self.id.get_space().get_simple_extent_dims(True) or ())
 
 
@@ -107,7 +172,7 @@ def walk(index: FileIndex) -> Walk:
         result.groups.append(group)
         below: list[tuple[Found, frozenset[tuple[str, int]]]] = []
         above |= {group.key}
-        for raw in _link_names(group, result):
+        for raw, address in _links(group, result):
             if len(result.groups) + len(result.datasets) + len(stack) > MAX_OBJECTS:
                 result.passed.append(
                     (
@@ -119,7 +184,7 @@ def walk(index: FileIndex) -> Walk:
                 return result
             path = f"{group.path}/{raw.decode(errors='backslashreplace')}".lstrip("/")
             try:
-                found = _follow(group, raw, path)
+                found = _follow(group, raw, path, address)
             except RefindexError as error:
                 result.passed.append((path, Status.UNSERVED, str(error)))
                 continue
@@ -140,9 +205,16 @@ def walk(index: FileIndex) -> Walk:
     return result
 
 
-def _link_names(group: Found, result: Walk) -> list[bytes]:
-    """Link names in creation order where the group tracks it (netCDF-4 does), else by name."""
-    found: list[bytes] = []
+def _links(group: Found, result: Walk) -> list[tuple[bytes, int | None]]:
+    """Link names in creation order where the group tracks it (netCDF-4 does), else by name.
+
+    With each comes the address that a hard link holds, None for the other kinds.
+    """
+    found: list[tuple[bytes, int | None]] = []
+
+    def visit(name: bytes, info: h5l.LinkInfo) -> None:
+        found.append((name, int(info.u) if info.type == h5l.TYPE_HARD else None))
+
     try:
         _check(group, result)
     except FormatError as error:
@@ -153,7 +225,7 @@ def _link_names(group: Found, result: Walk) -> list[bytes]:
     try:
         tracked = group.id.get_create_plist().get_link_creation_order() & h5p.CRT_ORDER_TRACKED
         index = h5.INDEX_CRT_ORDER if tracked else h5.INDEX_NAME
-        group.id.links.iterate(found.append, idx_type=index, order=h5.ITER_INC)
+        group.id.links.iterate(visit, idx_type=index, order=h5.ITER_INC, info=True)
     except (OSError, RuntimeError, ValueError) as error:
         result.passed.append((group.path, Status.UNSERVED, f"libhdf5 cannot list the group: {error}"))
     return found
@@ -165,16 +237,21 @@ def _check(group: Found, result: Walk) -> None:
     if url not in result.checks:
         result.checks[url] = None
         with contextlib.suppress(FormatError, UnsupportedError):
-            result.checks[url] = GroupChecks(*group.origin.direct())
+            result.checks[url] = GroupChecks(*group.origin.direct(), plain=group.origin.plain)
     checks = result.checks[url]
     if checks is not None:
         with contextlib.suppress(UnsupportedError):
             checks.check(group.address)
 
 
-def _follow(group: Found, raw: bytes, path: str) -> Found | None:
-    if group.id.links.get_info(raw).type == h5l.TYPE_HARD:
-        origin, opened = group.origin, h5o.open(group.id, raw)
+def _follow(group: Found, raw: bytes, path: str, address: int | None) -> Found | None:
+    if address is not None:
+        origin = group.origin
+        try:
+            opened = h5o.open(group.id, raw)
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+            group.id.links.get_info(raw)  # that the link is damaged says more than that nothing is behind it
+            raise
     else:
         origin, opened = follow_path(group.origin, group.id, raw)
     if not isinstance(opened, h5g.GroupID | h5d.DatasetID):
@@ -182,4 +259,6 @@ def _follow(group: Found, raw: bytes, path: str) -> Found | None:
     field_name(raw)
     if "/" in path and any(part in ("", ".", "..") for part in path.split("/")):
         raise UnsupportedError("a name that Zarr does not allow")
-    return Found(path=path, address=object_address(opened)[1], id=opened, origin=origin)
+    if address is None or origin.plain is None:  # the address in a link is that of a file without a user block
+        address = object_address(opened)[1]
+    return Found(path=path, address=address, id=opened, origin=origin)
