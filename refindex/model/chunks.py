@@ -76,7 +76,7 @@ class ChunkTable:
             raise FormatError("chunk table: chunk numbers must be >= 0, sorted and unique")
         for rows in self.windows():
             chunk = self.chunk[max(rows.start - 1, 0) : rows.stop]
-            if np.any(chunk[1:] <= chunk[:-1]):
+            if n > 1 and (chunk[1:] <= chunk[:-1]).any():
                 raise FormatError("chunk table: chunk numbers must be >= 0, sorted and unique")
             if self.offset[rows].min() < 0 or self.length[rows].min() < 0:
                 raise FormatError("chunk table: an offset or a length is negative")
@@ -187,7 +187,10 @@ class ChunkTable:
 
     def bounds(self, column: str) -> tuple[int, int]:
         """Least and greatest value of a column of a table that has rows."""
-        found = [(getattr(self, column)[rows].min(), getattr(self, column)[rows].max()) for rows in self.windows()]
+        values = getattr(self, column)
+        if len(values) <= WINDOW:
+            return int(values.min()), int(values.max())
+        found = [(values[rows].min(), values[rows].max()) for rows in self.windows()]
         return int(min(low for low, _ in found)), int(max(high for _, high in found))
 
     def find(self, chunks: npt.ArrayLike) -> npt.NDArray[np.intp]:

@@ -285,7 +285,7 @@ class Manifest:
         if "" not in self.groups:
             raise FormatError("manifest: there is no root group")
         for path in (*self.groups, *self.arrays):
-            if path and path.rpartition("/")[0] not in self.groups:
+            if "/" in path and path.rpartition("/")[0] not in self.groups:
                 raise FormatError(f"manifest: /{path} has no parent group")
         for path, array in self.arrays.items():
             table = array.chunks

@@ -149,6 +149,8 @@ def packing_of(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> Packing |
     integers = _integers(attributes.get("_Unsigned"), dtype)
     taken = np.dtype(integers) if integers else dtype
     mask, declared = _mask(attributes, dtype, taken)
+    unsigned = taken != dtype and dtype.kind == "i"
+    has_fill = bool(mask) and not isinstance(attributes.get("_FillValue"), str | None)
     packed = scale is not None or offset is not None
     if packed and (mask or not declared):
         computed = _float_for(taken, scale, offset)
@@ -160,9 +162,21 @@ def packing_of(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> Packing |
         dtype=computed.newbyteorder("=").str,
         scale=None if scale is None else Number.of(scale),
         offset=None if offset is None else Number.of(offset),
-        mask=tuple(mask),
+        mask=tuple(_as_xarray_compares(mask, computed) if unsigned and has_fill else mask),
         integers=integers,
     )
+
+
+def _as_xarray_compares(mask: list[Number], computed: np.dtype[Any]) -> list[Number]:
+    """Missing values of signed numbers that are taken as unsigned ones, as xarray compares them.
+
+    ``_FillValue``, the last, is a Python number there: it becomes of the type in which the values are computed. All
+    others keep their own.
+    """
+    *others, fill = mask
+    if any(other.value == fill.value for other in others):
+        return mask
+    return [*others, Number.of(np.asarray(fill.value).astype(computed)[()])]
 
 
 def _scalar(value: Any) -> Any:
