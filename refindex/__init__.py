@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-from refindex.api import append, diff, log, open, remove, restore, scan, vacuum  # noqa: A004
+from refindex.api import append, diff, log, open, publish, relocate, remove, restore, scan, vacuum, verify  # noqa: A004
 from refindex.difference import ArrayDifference, Difference
 from refindex.errors import (
     ConflictError,
@@ -29,11 +29,15 @@ from refindex.model.chunks import ChunkTable
 from refindex.model.encoding import Encoding, Filter
 from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Array, Manifest, Node, Placement, ReportEntry, ScanReport, Source, Status
-from refindex.scan import Progress
+from refindex.relocation import Relocation
+from refindex.scan import Progress, ScanStats
 from refindex.storage import Removed
+from refindex.verification import Problem, Verification, VerificationInterrupted
 
 if TYPE_CHECKING:
     from refindex.archive import Archive
+    from refindex.exchange import export, from_icechunk, from_kerchunk, from_virtualizarr, import_references
+    from refindex.publication import Published
     from refindex.serve.explain import Cost, Explanation
     from refindex.serve.lazy import LazyArray
 
@@ -63,24 +67,38 @@ __all__ = [
     "Node",
     "NotFoundError",
     "Placement",
+    "Problem",
     "Progress",
+    "Published",
     "RefindexError",
+    "Relocation",
     "Removed",
     "ReportEntry",
     "ScanReport",
+    "ScanStats",
     "Source",
     "SourceError",
     "StaleSourceError",
     "Status",
     "UnsupportedError",
+    "Verification",
+    "VerificationInterrupted",
     "append",
     "diff",
+    "export",
+    "from_icechunk",
+    "from_kerchunk",
+    "from_virtualizarr",
+    "import_references",
     "log",
     "open",
+    "publish",
+    "relocate",
     "remove",
     "restore",
     "scan",
     "vacuum",
+    "verify",
 ]
 
 
@@ -91,6 +109,12 @@ def __getattr__(name: str) -> Any:
         "Cost": "refindex.serve.explain",
         "Explanation": "refindex.serve.explain",
         "LazyArray": "refindex.serve.lazy",
+        "Published": "refindex.publication",
+        "export": "refindex.exchange",
+        "from_icechunk": "refindex.exchange",
+        "from_kerchunk": "refindex.exchange",
+        "from_virtualizarr": "refindex.exchange",
+        "import_references": "refindex.exchange",
     }.get(name)
     if module is not None:
         return getattr(import_module(module), name)

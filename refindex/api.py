@@ -14,9 +14,10 @@ from dataclasses import replace as with_changes
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from refindex import growth, storage
+from refindex import growth, relocation, storage
 from refindex.access import urls
 from refindex.access.files import Stale
+from refindex.access.transport import RemoteStats
 from refindex.difference import Difference, compare
 from refindex.growth import Growth, How
 from refindex.join import JoinOptions, Member, alike
@@ -24,11 +25,14 @@ from refindex.join import join as join_members
 from refindex.join.options import OnDifference, Overlap
 from refindex.model.change import Commit
 from refindex.model.manifest import Manifest, ReportEntry, ScanReport, Status, set_writer
-from refindex.scan import Progress, Scanned, expand, scan_many, scan_source
+from refindex.relocation import Relocation
+from refindex.scan import Job, Progress, Scanned, Spool, expand, scan_alone, scan_many
 from refindex.storage import Removed
+from refindex.verification import Stage, Verification
 
 if TYPE_CHECKING:
     from refindex.archive import Archive
+    from refindex.publication import Published
 
 type Sources = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -48,6 +52,9 @@ def scan(
     storage_options: Mapping[str, Any] | None = None,
     strict: bool = False,
     progress: bool | Callable[[Progress], None] = False,
+    resume: str | os.PathLike[str] | Spool | None = None,
+    retries: int = 1,
+    stats: RemoteStats | None = None,
 ) -> Manifest:
     """Index HDF5 / NetCDF files: where every chunk lies, and how its bytes become values.
 
@@ -81,11 +88,20 @@ def scan(
     executor:
         Any ``concurrent.futures`` executor to scan in instead.
     storage_options:
-        Options for fsspec, for all sources.
+        Options for fsspec: for all sources, or by URL prefix (``{"s3://bucket/": {"anon": True}}``), see
+        :mod:`refindex.access.options`.
     strict:
         Whether the first file that cannot be scanned is an error; otherwise it is named in the report.
     progress:
         True for a bar, or a function that is called after every file.
+    resume:
+        A folder in which what comes of each of several files is kept: a scan that was interrupted goes on there when it
+        is called again. Local files that have changed meanwhile are scanned again. It stays until it is removed.
+    retries:
+        How often files are tried again, when all others are done, that failed for what may pass: a server that does not
+        answer, a worker that died.
+    stats:
+        What the scan costs is added to it.
 
     Returns
     -------
@@ -99,7 +115,10 @@ def scan(
     JoinError
         If several files cannot be joined; the message lists all that stands in the way.
     FormatError, UnsupportedError, SourceError
-        If the only source (with ``strict``, any) cannot be scanned, or none of several.
+        If the only source (with ``strict``, any) cannot be scanned, or none of several. FormatError also if ``resume``
+        has what another version of refindex kept, or a scan of other variables.
+    ConflictError
+        If another process is scanning into the folder ``resume``.
     """
     options = JoinOptions.of(
         concat_dim=concat_dim, stack=stack, merge=merge, overlap=overlap, on_difference=on_difference
@@ -107,30 +126,45 @@ def scan(
     several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     found = expand(several, storage_options)
     if len(found) == 1 and len(several) == 1 and not options.stack:
-        return scan_source(found[0], variables=variables, storage_options=storage_options)
-    scanned = _scan_each(found, variables, workers, executor, storage_options, strict=strict, progress=progress)
-    return _together(scanned, join, options)
+        return scan_alone(found[0], Job(variables=variables, storage_options=storage_options), stats)
+    scanned = _scan_each(
+        found,
+        variables,
+        workers,
+        executor,
+        storage_options,
+        strict=strict,
+        progress=progress,
+        resume=resume,
+        retries=retries,
+        stats=stats,
+    )
+    return _together(scanned, join, options, storage_options)
 
 
-def _together(scanned: Scanned, how: bool | Literal["auto"], options: JoinOptions) -> Manifest:
+def _together(
+    scanned: Scanned,
+    how: bool | Literal["auto"],
+    options: JoinOptions,
+    storage_options: Mapping[str, Any] | None,
+) -> Manifest:
     """Scanned files as one manifest: joined, or side by side."""
-    manifests = list(scanned.manifests.values())
     asked = how is True or bool(options.concat_dim or options.stack or options.merge)
-    if how is False or (not asked and not alike(manifests)):
+    if how is False or (not asked and not alike([file.nodes for file in scanned.files.values()])):
         united = scanned.side_by_side()
         if how is False:
             return united
         note = ReportEntry(
-            source=urls.display(next(iter(scanned.manifests))),
+            source=urls.display(next(iter(scanned.files))),
             path="/",
             status=Status.NOTE,
             reason="the files have no variable with the same dimensions in common: each is a group of its own",
         )
         return with_changes(united, report=ScanReport(entries=(*united.report, note)))
-    if len(manifests) == 1 and not options.stack:
-        only = manifests[0]
+    if len(scanned.files) == 1 and not options.stack:
+        only = next(iter(scanned.files.values())).manifest()
         return with_changes(only, report=ScanReport(entries=(*only.report, *scanned.failures)))
-    members = [Member.of_file(manifest, urls.display(url)) for url, manifest in scanned.manifests.items()]
+    members = [Member.of_scanned(file, urls.display(url), storage_options) for url, file in scanned.files.items()]
     joined = join_members(members, options).to_manifest()
     return with_changes(joined, report=ScanReport(entries=(*joined.report, *scanned.failures)))
 
@@ -144,6 +178,9 @@ def _scan_each(
     *,
     strict: bool,
     progress: bool | Callable[[Progress], None],
+    resume: str | os.PathLike[str] | Spool | None,
+    retries: int,
+    stats: RemoteStats | None,
 ) -> Scanned:
     watching: AbstractContextManager[Callable[[Progress], None] | None]
     if callable(progress):
@@ -154,7 +191,9 @@ def _scan_each(
         watching = progress_bar(len(found))
     else:
         watching = nullcontext(None)
-    with watching as report:
+    # A spool of the caller stays open: what failed is in it, too.
+    spool = resume if isinstance(resume, Spool) else Spool() if resume is None else Spool.resume(resume)
+    with watching as report, nullcontext() if spool is resume else closing(spool):
         return scan_many(
             found,
             variables=variables,
@@ -163,6 +202,9 @@ def _scan_each(
             storage_options=storage_options,
             strict=strict,
             progress=report,
+            stats=stats,
+            spool=spool,
+            retries=retries,
         )
 
 
@@ -180,6 +222,9 @@ def append(
     storage_options: Mapping[str, Any] | None = None,
     strict: bool = False,
     progress: bool | Callable[[Progress], None] = False,
+    resume: str | os.PathLike[str] | Spool | None = None,
+    retries: int = 1,
+    stats: RemoteStats | None = None,
     dry_run: bool = False,
 ) -> Growth:
     """Join more files to an archive, as it was joined before, in one commit.
@@ -200,7 +245,7 @@ def append(
         archive of more is joined as it was.
     overlap, on_difference:
         As for :func:`scan`; by default as when the archive was made.
-    variables, workers, executor, storage_options, strict, progress:
+    variables, workers, executor, storage_options, strict, progress, resume, retries, stats:
         As for :func:`scan`.
     dry_run:
         Whether to scan, join and report, and write nothing.
@@ -227,11 +272,22 @@ def append(
     todo = [*files.new, *files.changed]
     if not todo:
         return Growth(version=version, skipped=tuple(urls.display(name) for name in files.same))
-    scanned = _scan_each(todo, variables, workers, executor, storage_options, strict=strict, progress=progress)
+    scanned = _scan_each(
+        todo,
+        variables,
+        workers,
+        executor,
+        storage_options,
+        strict=strict,
+        progress=progress,
+        resume=resume,
+        retries=retries,
+        stats=stats,
+    )
     return growth.append(
         url,
         scanned,
-        replaced=[name for name in files.changed if name in scanned.manifests],
+        replaced=[name for name in files.changed if name in scanned.files],
         skipped=files.same,
         how=How(
             overlap=overlap,
@@ -277,6 +333,156 @@ def remove(
     )
 
 
+def relocate(
+    archive: str | os.PathLike[str],
+    old: str | os.PathLike[str],
+    new: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    check: bool = True,
+) -> Relocation:
+    """Tell an archive that files have moved, in one commit. References stay as they are, and no file is scanned.
+
+    Parameters
+    ----------
+    archive:
+        Path or URL of an archive.
+    old, new:
+        Where files were and where they are now: folders, or single files, by path or URL. All sources at or below
+        ``old`` are recorded at, or below, ``new``.
+    storage_options:
+        Options for fsspec, for the archive and the new places.
+    dry_run:
+        Whether to look at the files and tell what would be recorded, and write nothing.
+    check:
+        Whether to look at each file at its new place. It must have the size that was recorded; its time and entity tag
+        are recorded anew, since copies have others. If False, nothing is looked at, and what identifies each file
+        stays as it was recorded: a file with another time or entity tag raises ``StaleSourceError`` when it is read.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no archive, or no source of it is at ``old``; if files are not at their new places.
+    StaleSourceError
+        If files at the new places have other sizes.
+    SourceError
+        If files there cannot be looked at, or several of this; all of them are named. Nothing is written.
+    ExistsError
+        If two sources would get the same URL.
+    ValueError
+        If ``old`` and ``new`` are the same.
+    ConflictError
+        If other writers commit all the time, for minutes.
+    """
+    return relocation.relocate(
+        urls.absolute(archive).rstrip("/"), old, new, check=check, storage_options=storage_options, dry_run=dry_run
+    )
+
+
+def publish(
+    archive: Archive | Manifest | str | os.PathLike[str],
+    dest: str | os.PathLike[str],
+    *,
+    sources: Mapping[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+    version: int | None = None,
+    overwrite: bool = False,
+    check: bool = True,
+    summary: bool = True,
+    stac: bool = True,
+    title: str | None = None,
+    license: str | None = None,  # noqa: A002 -- the plain name of it
+    allow_local: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    dest_options: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    progress: bool | Callable[[str, int, int], None] = False,
+) -> Published:
+    """Write a compact copy of one version of an archive for others, with a page and a STAC item that tell of it.
+
+    References are copied in bounded memory, whatever their number, between Parquet and SQLite, too. Sources below the
+    folder that holds the copy are recorded relative to it.
+
+    Parameters
+    ----------
+    archive:
+        An open archive, a manifest, or the path or URL of an archive or a source.
+    dest:
+        Path or URL of the copy: SQLite if it ends in ``.sqlite`` (``.sqlite3``, ``.db``), else Parquet.
+    sources:
+        Where files are public: of each prefix (a folder or a file, by path or URL) another. The longest one counts.
+    version:
+        Snapshot of an archive that is given by its path; the newest if None.
+    overwrite:
+        Whether an archive at ``dest`` gets a new version (Parquet: the old ones stay until a vacuum), or is replaced as
+        a whole (SQLite).
+    check:
+        Whether to look at each source at its public place: it must be there, have the size that was recorded, and be
+        read by ranges. What identifies those that are elsewhere than they were scanned is recorded as it is there.
+    summary, stac:
+        Whether to write the page (``index.html`` in a folder of Parquet files, else ``NAME.html``) and the STAC item
+        (``stac.json``, else ``NAME.stac.json``).
+    title, license:
+        For these; by default the attributes of the root group.
+    allow_local:
+        Whether sources may be files of this machine that others cannot read.
+    storage_options:
+        Options for fsspec, for the archive and its sources.
+    dest_options:
+        Options for what is written, and sources beside it; ``storage_options`` if None.
+    dry_run:
+        Whether to look at everything, tell what would be written and which sources cannot be read, and write nothing.
+    progress:
+        True for a bar, or a function that is called with ``"looking"`` or ``"writing"``, how many sources or references
+        are done, and how many there are.
+
+    Raises
+    ------
+    ExistsError
+        If something is at ``dest`` and ``overwrite`` is not set, or a page or item that was not written here; if two
+        sources would get the same URL.
+    NotFoundError
+        If there is no such archive, or no source of it below a prefix; if sources are not at their public places.
+    StaleSourceError
+        If sources there are not those that were scanned.
+    SourceError
+        If others cannot read sources, or several of this, all of them named; if ``dest`` cannot be written.
+    ManifestError
+        If the archive is damaged.
+    ConflictError
+        If another writer commits to ``dest`` meanwhile. In all cases, what is at ``dest`` stays as it is.
+    """
+    from refindex import publication
+    from refindex.archive import Archive
+    from refindex.serve.opening import Opening
+
+    options = dict(storage_options or {})
+    if isinstance(archive, Archive):
+        opening = archive.store.archive
+    elif isinstance(archive, Manifest):
+        opening = Opening(manifest=archive, storage_options=options)
+    else:
+        opening = Opening(url=urls.absolute(archive).rstrip("/"), version=version, storage_options=options)
+    with publication.watching(progress) as watch:
+        return publication.publish(
+            opening,
+            publication.Wish(
+                dest=urls.absolute(dest).rstrip("/"),
+                sources=sources or {},
+                overwrite=overwrite,
+                check=check,
+                summary=summary,
+                stac=stac,
+                title=title,
+                license=license,
+                allow_local=allow_local,
+                dest_options=opening.storage_options if dest_options is None else dest_options,
+                dry_run=dry_run,
+                watch=watch,
+            ),
+        )
+
+
 def log(archive: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> list[Commit]:
     """The versions of an archive that can be opened, the newest first.
 
@@ -317,6 +523,76 @@ def diff(
         closing(storage.open_reader(url, version=new, storage_options=storage_options)) as after,
     ):
         return compare(before, after)
+
+
+def verify(
+    archive: str | os.PathLike[str],
+    *,
+    sample: int | Literal["all"] = 1000,
+    variables: Collection[str] | None = None,
+    seed: int = 0,
+    sources_only: bool = False,
+    version: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: bool | Callable[[Stage], None] = False,
+    workers: int | None = None,
+) -> Verification:
+    """Find out whether an archive is right: its manifest, its files, and the values that it serves.
+
+    The manifest is read whole, some references at a time. Every file is looked at: is it there, and what was scanned?
+    Chunks are read as the archive serves them, and compared with what h5py, netCDF4 or zarr reads in the original; so
+    are types, shapes, dimensions, fill values and attributes. Nothing is written.
+
+    Parameters
+    ----------
+    archive:
+        Path or URL of an archive, or of a file, which is scanned on the spot.
+    sample:
+        How many chunks are compared, spread over arrays, encodings and files; ``"all"``: every one. 0: none, nor what
+        is said of arrays.
+    variables:
+        Names or paths of the arrays that are compared; all if None. The manifest and the files are looked at in any
+        case.
+    seed:
+        Of the random choice of chunks: another one looks at others.
+    sources_only:
+        Whether to look at the manifest and the files only.
+    version:
+        Snapshot; the newest if None.
+    storage_options:
+        As for :func:`open`.
+    progress:
+        True for a bar, or a function that is called with a :class:`~refindex.verification.result.Stage`.
+    workers:
+        Threads in which chunks are read; by default as many as there are cores, up to 8.
+
+    Returns
+    -------
+    Verification
+        Problems, each with its place, and what was looked at. Its ``ok`` says whether there are none.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no archive, no such version, or no such array.
+    ManifestError
+        If it cannot be opened at all. What is wrong with an archive that can is a problem, and raises nothing.
+    VerificationInterrupted
+        A ``KeyboardInterrupt`` with what was found so far.
+    """
+    from refindex.verification.run import verify as run
+
+    return run(
+        urls.absolute(archive).rstrip("/"),
+        sample=sample,
+        variables=variables,
+        seed=seed,
+        sources_only=sources_only,
+        version=version,
+        storage_options=storage_options,
+        progress=progress,
+        workers=workers,
+    )
 
 
 def restore(archive: str | os.PathLike[str], version: int, *, storage_options: Mapping[str, Any] | None = None) -> int:
@@ -389,7 +665,7 @@ def open(  # noqa: A001 -- the name in the public face, used as refindex.open
     as_of:
         A time instead: the newest snapshot that is not younger. A time without a zone is local time.
     storage_options:
-        Options for fsspec, for the manifest and its sources.
+        Options for fsspec, for the manifest and its sources: for all, or by URL prefix.
     stale:
         What to do when a source is not what was scanned: ``"error"``, ``"warn"`` or ``"ignore"``.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from refindex.scan import Progress
@@ -23,18 +24,19 @@ def progress_bar(total: int, file: IO[str] | None = None) -> Iterator[Callable[[
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        # The bar's own estimate would take files that were kept for files that were scanned.
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[failed]}"),
     )
     with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("scanning", total=total, rate="", failed="")
+        task = bar.add_task("scanning", total=total, rate="", left="", failed="")
 
         def update(progress: Progress) -> None:
-            rate = progress.done / progress.seconds if progress.seconds > 0 else 0.0
             bar.update(
                 task,
                 completed=progress.done,
-                rate=f"{rate:.1f} files/s",
+                rate=f"{progress.rate:.1f} files/s",
+                left="" if progress.left is None else f"{timedelta(seconds=round(progress.left))} left",
                 failed=f"[red]{progress.failed} failed[/red]" if progress.failed else "",
             )
 

@@ -12,18 +12,14 @@ from collections import OrderedDict
 from typing import Any, Literal
 
 import h5py
-import hdf5plugin
 import numpy as np
 from h5py import h5d, h5f, h5p, h5s, h5t, h5z
 
+from refindex.decode import plugins
 from refindex.decode.image import NAME, chunk_image, type_image
 from refindex.errors import DecodeError, RefindexError, UnsupportedError
 from refindex.model.dtype import Foreign, StoredType, Struct, Subarray, is_foreign, numpy_dtype, readable
 from refindex.model.encoding import BITSHUFFLE, FLETCHER32, Encoding, Filter
-
-# Importing netCDF4 points HDF5_PLUGIN_PATH at filters that are linked with netCDF4's own libhdf5; h5py's picks them
-# up and fails ("error during user callback"). Registering hdf5plugin's by force puts the right ones in their place.
-hdf5plugin.register(force=True)
 
 _FAILURES = (OSError, RuntimeError, ValueError, TypeError, KeyError)
 """What h5py raises where libhdf5 refuses, by the class of the failure."""
@@ -45,6 +41,7 @@ _NUMBERS = itertools.count()
 
 def available(filter_id: int) -> bool:
     """Whether libhdf5, with hdf5plugin, can decode a filter."""
+    plugins.register()
     try:
         return bool(h5z.filter_avail(filter_id)) and bool(
             h5z.get_filter_info(filter_id) & h5z.FILTER_CONFIG_DECODE_ENABLED
@@ -114,6 +111,7 @@ def _open(image: bytes, flags: int) -> tuple[h5f.FileID, h5d.DatasetID]:
 
 
 def _open_file(image: bytes, flags: int) -> h5f.FileID:
+    plugins.register()
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fapl_core(1 << 16, False)
     # A failed read leaves the dataset alive in its traceback: the file must close all the same.

@@ -1,6 +1,21 @@
 """Sources -> manifests, one scanner a format."""
 
 from refindex.scan.many import Progress, ProgressCallback, Scanned, expand, scan_many
+from refindex.scan.parallel import Job, ScanStats, scan_alone
 from refindex.scan.registry import is_source, scan_source
+from refindex.scan.spool import ScannedFile, Spool
 
-__all__ = ["Progress", "ProgressCallback", "Scanned", "expand", "is_source", "scan_many", "scan_source"]
+__all__ = [
+    "Job",
+    "Progress",
+    "ProgressCallback",
+    "ScanStats",
+    "Scanned",
+    "ScannedFile",
+    "Spool",
+    "expand",
+    "is_source",
+    "scan_alone",
+    "scan_many",
+    "scan_source",
+]

@@ -1,31 +1,27 @@
-"""Many sources: from what people type to a list of files, and scanning them in parallel processes."""
+"""Many sources: from what people type to a list of files, and scanning them, as far as needed in parallel."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import glob
 import os
-import signal
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import fsspec
-from loky import ProcessPoolExecutor
 
 from refindex.access import urls
-from refindex.access.ahead import FILES, opened_ahead
-from refindex.access.blocks import RemoteBlocks
+from refindex.access.ahead import FILES
 from refindex.access.files import StorageOptions, reading
+from refindex.access.options import filesystem
 from refindex.access.transport import RemoteStats
-from refindex.errors import FormatError, NotFoundError, RefindexError
-from refindex.model.manifest import Manifest, ReportEntry, Status, unite
-from refindex.scan.registry import may_be_folder, scan_source
+from refindex.errors import FormatError, NotFoundError, RefindexError, SourceError
+from refindex.model.manifest import Manifest, ReportEntry, unite
+from refindex.scan import parallel
+from refindex.scan.packed import Interner, Packed
+from refindex.scan.parallel import Job
+from refindex.scan.spool import ScannedFile, Spool
 from refindex.scan.zarr import MARKERS, is_store, stores_among
 
 SUFFIXES = (".nc", ".nc4", ".h5", ".hdf5", ".hdf", ".he5", ".h5netcdf", ".cdf", ".netcdf", ".zarr.zip")
@@ -38,7 +34,25 @@ _PATIENCE = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a scan is: files done (of them failed), of how many, references found, seconds since the start."""
+    """How far a scan is.
+
+    Parameters
+    ----------
+    done:
+        Files that are done with, those included that failed, and those that were kept.
+    total:
+        Files in all.
+    failed:
+        Files that cannot be scanned.
+    references:
+        References found.
+    seconds:
+        Since the scan began.
+    url:
+        The file that was finished just now.
+    kept:
+        Files that an interrupted scan had done before.
+    """
 
     done: int
     total: int
@@ -46,6 +60,17 @@ class Progress:
     references: int
     seconds: float
     url: str = ""
+    kept: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Files a second."""
+        return (self.done - self.kept) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the other files will take at this rate; None if nothing is known of that yet."""
+        return (self.total - self.done) / self.rate if self.rate else None
 
 
 type ProgressCallback = Callable[[Progress], None]
@@ -57,19 +82,20 @@ class Scanned:
 
     Parameters
     ----------
-    manifests:
+    files:
         By URL, in the order in which the files were given.
     failures:
         Entries for the report: files that could not be scanned.
     """
 
-    manifests: Mapping[str, Manifest]
+    files: Mapping[str, ScannedFile]
     failures: tuple[ReportEntry, ...] = ()
 
     def side_by_side(self) -> Manifest:
         """One manifest, with a group for each file, named after it."""
-        names = group_names([*self.manifests, *(urls.absolute(entry.source) for entry in self.failures)])
-        return unite(dict(zip(names, self.manifests.values(), strict=False)), self.failures)
+        names = group_names([*self.files, *(urls.absolute(entry.source) for entry in self.failures)])
+        named = zip(names, self.files.values(), strict=False)
+        return unite({name: file.manifest() for name, file in named}, self.failures)
 
 
 def expand(sources: Iterable[str | os.PathLike[str]], storage_options: StorageOptions = None) -> list[str]:
@@ -106,18 +132,19 @@ def _expand_one(url: str, options: StorageOptions) -> Iterator[str]:
             names = [str(path)]
         yield from (urls.absolute(name) for name in names)
         return
-    head, chained, rest = url.partition("::")
+    links, at = urls.links_of(url)
+    head = links[at]
     if not (glob.has_magic(head.partition("?")[0]) or head.endswith("/")) or (
         head.endswith("/") and is_store(url, options)
     ):
         yield url
         return
     with reading(url, "listing"):
-        fs, root = fsspec.core.url_to_fs(url, **(options or {}))
+        fs, root = filesystem(url, options)
         names = _sources_among(fs.find(root)) if head.endswith("/") else sorted(fs.glob(root))
     if not names:
         raise NotFoundError(f"{url}: no file matches")
-    yield from (f"{fs.unstrip_protocol(name)}{chained}{rest}" for name in names)
+    yield from ("::".join([*links[:at], fs.unstrip_protocol(name), *links[at + 1 :]]) for name in names)
 
 
 def _files_below(folder: Path) -> Iterator[str]:
@@ -162,7 +189,8 @@ def group_names(sources: Sequence[str]) -> list[str]:
 
 def _parts(url: str) -> list[str]:
     """The folders and the name, without its suffix, of a URL's path."""
-    path = url.partition("::")[0].partition("://")[2]
+    links, at = urls.links_of(url)
+    path = links[at].partition("://")[2]
     *folders, name = (path if urls.is_local(url) else path.partition("?")[0]).strip("/").split("/")
     stem, dot, suffix = name.rpartition(".")
     return [*folders, stem if dot and stem else suffix or "file"]
@@ -178,246 +206,142 @@ def scan_many(
     strict: bool = False,
     progress: ProgressCallback | None = None,
     stats: RemoteStats | None = None,
+    spool: Spool | None = None,
+    retries: int = 1,
 ) -> Scanned:
-    """Scan files, each by itself. What remote ones cost is added to ``stats``.
+    """Scan files, each by itself.
+
+    Parameters
+    ----------
+    stats:
+        What the scan costs is added to it: remote files, and to :class:`~refindex.scan.parallel.ScanStats` local ones.
+    spool:
+        Takes what comes of each file; what it has kept of an interrupted scan is not scanned again. It stays open, and
+        is safe on disk whichever way this ends.
+    retries:
+        How often files are tried again, when all others are done, that failed for what may pass: a server that does not
+        answer, a worker that died.
 
     Raises
     ------
     RefindexError
         With ``strict``, the first failure; without, if all files fail.
     """
-    start = time.monotonic()
+    spool = Spool() if spool is None else spool
     stats = RemoteStats() if stats is None else stats
-    results: dict[str, Manifest | RefindexError] = {}
-    failed = references = 0
+    job = Job(variables=variables, storage_options=storage_options)
+    asked = {"variables": None if variables is None else sorted(set(variables))}
+    todo = spool.begin(asked, sources)
+    watch = _Watch(spool=spool, sources=sources, kept=len(sources) - len(todo), strict=strict, progress=progress)
+    try:
+        for round_ in range(retries + 1):
+            watch.again = [] if round_ < retries else None
+            if executor is not None:
+                parallel.in_executor(executor, todo, job, watch.finished, stats, together=not round_)
+            elif workers is not None and workers > 1:
+                parallel.in_processes(workers, todo, job, watch.finished, stats)
+            else:
+                _here_first(todo, job, watch.finished, stats, spool.interner, may_leave=workers is None)
+            todo = sorted(watch.again or (), key={url: n for n, url in enumerate(sources)}.__getitem__)
+            if not todo:
+                break
+    finally:
+        spool.flush()
+    return _scanned(sources, spool)
 
-    def finished(url: str, result: Manifest | RefindexError) -> None:
-        nonlocal failed, references
-        if isinstance(result, Manifest):
-            references += result.n_references
+
+@dataclass(slots=True, kw_only=True)
+class _Watch:
+    """What is done with what comes of each file."""
+
+    spool: Spool
+    sources: Sequence[str]
+    kept: int
+    strict: bool
+    progress: ProgressCallback | None
+    again: list[str] | None = None
+    """Files to try again; None: it was their last try."""
+    start: float = field(default_factory=time.monotonic)
+    done: int = 0
+    failed: int = 0
+    references: int = 0
+
+    def __post_init__(self) -> None:
+        self.done = self.kept
+        self.references = sum(
+            self.spool.files[url].n_references for url in self.sources if self.kept and url in self.spool.files
+        )
+        if self.kept:
+            self._tell("")
+
+    def finished(self, url: str, result: Packed | RefindexError) -> None:
+        if isinstance(result, Packed):
+            self.spool.put(url, result)
+            self.references += self.spool.files[url].n_references
+        elif self.again is not None and isinstance(result, SourceError):
+            self.again.append(url)
+            return
         else:
-            failed += 1
-            if strict:
+            self.spool.fail(url, result)
+            self.failed += 1
+            if self.strict:
                 raise result
-        results[url] = result
-        if progress is not None:
-            progress(
+        self.done += 1
+        self._tell(url)
+
+    def _tell(self, url: str) -> None:
+        if self.progress is not None:
+            self.progress(
                 Progress(
-                    done=len(results),
-                    total=len(sources),
-                    failed=failed,
-                    references=references,
-                    seconds=time.monotonic() - start,
+                    done=self.done,
+                    total=len(self.sources),
+                    failed=self.failed,
+                    references=self.references,
+                    seconds=time.monotonic() - self.start,
                     url=url,
+                    kept=self.kept,
                 )
             )
 
-    if executor is not None:
-        lost = _in_executor(executor, sources, finished, variables, storage_options, stats, batch=1, cancel=True)
-        for url in lost:
-            finished(url, FormatError(f"{urls.display(url)}: the worker that scanned it, or one beside it, died"))
-    elif workers is not None and workers > 1:
-        _in_processes(workers, sources, finished, variables, storage_options, stats)
-    else:
-        cores = len(os.sched_getaffinity(0))
-        here = _scan_here(sources, variables, storage_options, stats)
-        with contextlib.closing(here) as scans, _fewer_collections():
-            for done, (url, result) in enumerate(scans, 1):
-                finished(url, result)
-                if done <= FILES and not urls.is_local(url):
-                    continue  # until then, it is mostly waiting that took the time
-                left = (time.monotonic() - start) / done * (len(sources) - done)
-                if workers is None and cores > 1 and left > _PATIENCE and len(sources) - done > cores:
-                    break
-        if len(results) < len(sources):
-            rest = [url for url in sources if url not in results]
-            _in_processes(cores, rest, finished, variables, storage_options, stats)
-    return _scanned(sources, results)
+
+def _here_first(
+    sources: Sequence[str],
+    job: Job,
+    finished: parallel.Finished,
+    stats: RemoteStats,
+    interner: Interner,
+    *,
+    may_leave: bool,
+) -> None:
+    """Scan in this process; if that turns out to take long, and it ``may_leave``, the rest in as many as there are
+    cores."""
+    start = time.monotonic()
+    cores = len(os.sched_getaffinity(0))
+    seen: set[str] = set()
+    here = parallel.scan_here(sources, job, stats, interner)
+    with contextlib.closing(here) as scans, parallel.fewer_collections():
+        for done, (url, result) in enumerate(scans, 1):
+            finished(url, result)
+            seen.add(url)
+            if done <= FILES and not urls.is_local(url):
+                continue  # until then, it is mostly waiting that took the time
+            left = (time.monotonic() - start) / done * (len(sources) - done)
+            if may_leave and cores > 1 and left > _PATIENCE and len(sources) - done > cores:
+                break
+    rest = [url for url in sources if url not in seen]
+    if rest:
+        parallel.in_processes(cores, rest, job, finished, stats)
 
 
-_COLLECT = 100_000
-"""New objects after which garbage is looked for while many files are scanned; Python's own limit is 2,000."""
-
-
-@contextlib.contextmanager
-def _fewer_collections() -> Iterator[None]:
-    """Let Python look for cyclic garbage less often.
-
-    Of what a scan makes, most is kept until the end: looking at it again and again takes a tenth of the time.
-    """
-    first, *others = gc.get_threshold()
-    gc.set_threshold(max(first, _COLLECT), *others)
-    try:
-        yield
-    finally:
-        gc.set_threshold(first, *others)
-
-
-def _scanned(sources: Sequence[str], results: dict[str, Manifest | RefindexError]) -> Scanned:
-    manifests: dict[str, Manifest] = {}
-    failures: list[ReportEntry] = []
-    for url in sources:
-        result = results[url]
-        if isinstance(result, Manifest):
-            manifests[url] = result
-        else:
-            where = urls.display(url)
-            reason = str(result).removeprefix(f"{where}: ")
-            failures.append(ReportEntry(source=where, path="/", status=Status.FAILED, reason=reason))
-    if not manifests:
+def _scanned(sources: Sequence[str], spool: Spool) -> Scanned:
+    files = {url: spool.files[url] for url in sources if url in spool.files}
+    failures = tuple(spool.failure(url) for url in sources if url in spool.failures)
+    if failures and not files:
         first = failures[0]
-        errors = {type(result) for result in results.values() if not isinstance(result, Manifest)}
+        errors = {type(spool.failures[url]) for url in sources}
         # All for one reason: that a caller would look for.
         kind = errors.pop() if len(errors) == 1 else FormatError
         if len(failures) == 1:
             raise kind(f"{first.source}: {first.reason}")
         raise kind(f"none of {len(failures)} sources could be scanned; the first: {first.source}: {first.reason}")
-    return Scanned(manifests=manifests, failures=tuple(failures))
-
-
-def _try_scan(
-    url: str,
-    variables: Collection[str] | None,
-    storage_options: StorageOptions,
-    stats: RemoteStats | None = None,
-    opened: RemoteBlocks | RefindexError | None = None,
-) -> Manifest | RefindexError:
-    try:
-        if isinstance(opened, RefindexError):
-            if not may_be_folder(url, opened):
-                raise opened
-            opened = None
-        return scan_source(url, variables=variables, storage_options=storage_options, stats=stats, blocks=opened)
-    except RefindexError as error:
-        # The chained cause may not travel between processes; its text is in the message.
-        return type(error)(str(error))
-
-
-def _scan_here(
-    sources: Sequence[str], variables: Collection[str] | None, storage_options: StorageOptions, stats: RemoteStats
-) -> Generator[tuple[str, Manifest | RefindexError]]:
-    """Scan in this process, local files first; of remote ones, the next are fetched while one is scanned."""
-    remote = []
-    for url in sources:
-        if urls.is_local(url):
-            yield url, _try_scan(url, variables, storage_options, stats)
-        else:
-            remote.append(url)
-    for url, opened in opened_ahead(remote, storage_options, stats=stats):
-        yield url, _try_scan(url, variables, storage_options, stats, opened)
-
-
-_COST: ContextVar[RemoteStats] = ContextVar("cost")
-"""What the batch costs that is being scanned here; it goes back beside the results."""
-
-
-def _scan_batch(
-    batch: Sequence[str], variables: Collection[str] | None, storage_options: StorageOptions
-) -> list[tuple[str, Manifest | RefindexError]]:
-    with _fewer_collections():
-        return list(_scan_here(batch, variables, storage_options, _COST.get()))
-
-
-def _with_cost[**P, T](work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, RemoteStats]:
-    stats = RemoteStats()
-    token = _COST.set(stats)
-    try:
-        return work(*args, **kwargs), stats
-    finally:
-        _COST.reset(token)
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C goes to every process of the terminal: only the parent acts on it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while workers are started.
-
-    They inherit that, so that one which still imports what it needs does not die of it with a traceback.
-    """
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-
-
-def _in_executor(
-    executor: Executor,
-    sources: Sequence[str],
-    finished: Callable[[str, Manifest | RefindexError], None],
-    variables: Collection[str] | None,
-    storage_options: StorageOptions,
-    stats: RemoteStats,
-    *,
-    batch: int,
-    cancel: bool,
-) -> list[str]:
-    """Scan in an executor; returns the files whose worker died, or that it never began because another's did."""
-    with _interrupts_held():
-        futures: dict[Future[Any], Sequence[str]] = {
-            executor.submit(_with_cost, _scan_batch, sources[i : i + batch], variables, storage_options): sources[
-                i : i + batch
-            ]
-            for i in range(0, len(sources), batch)
-        }
-    lost: list[str] = []
-    try:
-        for future in as_completed(futures):
-            try:
-                scans, cost = future.result()
-                stats.merge(cost)
-                for url, result in scans:
-                    finished(url, result)
-            except BrokenExecutor:
-                lost.extend(futures[future])
-    except BaseException:
-        if cancel:
-            for future in futures:
-                future.cancel()
-        raise
-    return lost
-
-
-def _in_processes(
-    count: int,
-    sources: Sequence[str],
-    finished: Callable[[str, Manifest | RefindexError], None],
-    variables: Collection[str] | None,
-    storage_options: StorageOptions,
-    stats: RemoteStats,
-) -> None:
-    batch = max(1, min(16, len(sources) // (count * 8)))
-    lost = _with_pool(count, sources, finished, variables, storage_options, stats, batch=batch)
-    for url in lost:
-        # A file can take libhdf5, and with it the worker, down: each of the lost ones gets a process of its own,
-        # so that the one to blame is named and the others are scanned.
-        if _with_pool(1, [url], finished, variables, storage_options, stats, batch=1):
-            finished(
-                url,
-                FormatError(f"{urls.display(url)}: the process that scanned it crashed: the file is damaged"),
-            )
-
-
-def _with_pool(
-    count: int,
-    sources: Sequence[str],
-    finished: Callable[[str, Manifest | RefindexError], None],
-    variables: Collection[str] | None,
-    storage_options: StorageOptions,
-    stats: RemoteStats,
-    *,
-    batch: int,
-) -> list[str]:
-    pool = ProcessPoolExecutor(max_workers=count, initializer=_ignore_interrupts)
-    try:
-        # Ending our own pool kills its workers: there is nothing to cancel, and loky stumbles over cancelled work.
-        lost = _in_executor(pool, sources, finished, variables, storage_options, stats, batch=batch, cancel=False)
-    except BaseException:
-        pool.shutdown(wait=True, kill_workers=True)
-        raise
-    pool.shutdown(wait=True)
-    return lost
+    return Scanned(files=files, failures=failures)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 
 from refindex.access import urls
 from refindex.access.blocks import RemoteBlocks
@@ -12,12 +13,15 @@ from refindex.access.files import RangeReader, StorageOptions, describe_change, 
 from refindex.access.transport import RemoteStats
 from refindex.errors import FormatError, NotFoundError, RefindexError, SourceError
 from refindex.model.manifest import Manifest, Source
-from refindex.scan.hdf5 import SIGNATURE, scan_hdf5
+from refindex.scan.hdf5 import SIGNATURE, Known, scan_hdf5
 from refindex.scan.netcdf3 import scan_netcdf3
 from refindex.scan.zarr import ZIP_SIGNATURES, is_local_folder, is_store, scan_folder, scan_zip
 
 _LOOK = 1 << 14
 """Bytes that are looked at to see what a remote file is."""
+
+_PAGE = 512
+"""Bytes by which a web page is recognised."""
 
 _NETCDF3 = {1: "NetCDF classic", 2: "NetCDF 64-bit offset", 5: "NetCDF CDF-5"}
 
@@ -29,6 +33,7 @@ def scan_source(
     storage_options: StorageOptions = None,
     stats: RemoteStats | None = None,
     blocks: RemoteBlocks | None = None,
+    known: Known | None = None,
 ) -> Manifest:
     """Index one file, whatever its format.
 
@@ -41,6 +46,8 @@ def scan_source(
         Where the requests for remote files are counted.
     blocks:
         The file, if it is remote and already open.
+    known:
+        What other files of the same scan have told: with it, files that are alike take less time.
 
     Raises
     ------
@@ -52,14 +59,14 @@ def scan_source(
         If it cannot be read, or changes while it is scanned.
     """
     if not urls.is_local(url):
-        return _scan_remote(url, variables, storage_options, stats, blocks)
+        return _scan_remote(url, variables, storage_options, stats, blocks, known)
     if is_local_folder(url) and is_store(url):
         return scan_folder(url, variables=variables)
     reader = open_reader(url, storage_options)
     with reading(url, "looking at it"):
         before = reader.identity()
         kind = identify_format(url, reader, before.size)
-    scan = scan_hdf5 if kind == "HDF5" else scan_zip if kind == "zip" else scan_netcdf3
+    scan = _scan_hdf5(known) if kind == "HDF5" else scan_zip if kind == "zip" else scan_netcdf3
     manifest = scan(before, variables=variables, storage_options=storage_options)
     return _unchanged(manifest, before, storage_options)
 
@@ -70,6 +77,7 @@ def _scan_remote(
     storage_options: StorageOptions,
     stats: RemoteStats | None,
     blocks: RemoteBlocks | None,
+    known: Known | None,
 ) -> Manifest:
     """The answers that bring the file's bytes also say which version they are of."""
     try:
@@ -80,22 +88,29 @@ def _scan_remote(
         raise
     with contextlib.closing(opened):
         # To some object stores, a folder is a name without bytes.
-        if opened.size == 0 and is_store(url, storage_options):
+        if opened.size == 0 and _has_folders(url) and is_store(url, storage_options):
             return scan_folder(url, variables=variables, storage_options=storage_options)
         kind = identify_format(url, opened, opened.size)
         before = opened.source
         if kind == "zip":
             manifest = scan_zip(before, variables=variables, storage_options=storage_options)
             return _unchanged(manifest, before, storage_options)
-        scan = scan_hdf5 if kind == "HDF5" else scan_netcdf3
+        scan = _scan_hdf5(known) if kind == "HDF5" else scan_netcdf3
         return scan(before, variables=variables, storage_options=storage_options, blocks=opened)
+
+
+def _scan_hdf5(known: Known | None) -> Callable[..., Manifest]:
+    return partial(scan_hdf5, known=known)
 
 
 def may_be_folder(url: str, error: RefindexError) -> bool:
     """Whether a remote URL that cannot be opened as a file may be that of a folder; HTTP knows none."""
-    if url.partition("::")[0].startswith(("http://", "https://")):
-        return False
-    return isinstance(error, NotFoundError) or isinstance(error.__cause__, IsADirectoryError)
+    return _has_folders(url) and (isinstance(error, NotFoundError) or isinstance(error.__cause__, IsADirectoryError))
+
+
+def _has_folders(url: str) -> bool:
+    """Whether the storage of a remote URL has folders: HTTP has none, and some servers answer whatever is asked for."""
+    return not url.partition("::")[0].startswith(("http://", "https://"))
 
 
 def _unchanged(manifest: Manifest, before: Source, storage_options: StorageOptions) -> Manifest:
@@ -133,6 +148,11 @@ def identify_format(url: str, reader: RangeReader, size: int) -> str:
         if reader.read(offset, len(SIGNATURE)) == SIGNATURE:
             return "HDF5"
         offset *= 2
+    if reader.read(0, min(size, _PAGE)).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise FormatError(
+            f"{where}: a web page and not the file it should be (it begins with {head!r}); is a login missing (pass "
+            "storage_options, --storage-options), or is this the address of a page about the file?"
+        )
     raise FormatError(
         f"{where}: not HDF5 or NetCDF, nor a Zarr store in a zip file: it begins with {head!r} and has no HDF5 "
         "signature"
@@ -149,7 +169,7 @@ def is_source(url: str, storage_options: StorageOptions = None) -> bool:
             with reading(url, "looking at it"):
                 return identify_format(url, reader, reader.identity().size) != ""
         with contextlib.closing(RemoteBlocks.open(url, storage_options, first=_LOOK, whole=0)) as blocks:
-            if blocks.size == 0 and is_store(url, storage_options):
+            if blocks.size == 0 and _has_folders(url) and is_store(url, storage_options):
                 return True
             return identify_format(url, blocks, blocks.size) != ""
     except FormatError:

@@ -118,6 +118,8 @@ class Reading:
                 helper.result()
         if self._error is not None:
             raise self._error
+        if self._stopped.is_set():
+            raise SourceError("reading was cancelled")
 
     def _fail(self, error: BaseException) -> None:
         if self._error is None:
@@ -218,7 +220,6 @@ class Reading:
                 if self._stopped.is_set():
                     raise SourceError("reading was cancelled")
         finally:
-            self._stopped.set()
             for future in pending.values():
                 future.cancel()
             wait([pending[number] for number in decoding])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import refindex
 from refindex import Progress, Status
-from refindex.scan import expand, many
+from refindex.scan import expand, parallel
 from refindex.scan.many import group_names
 
 
@@ -163,7 +163,7 @@ def test_a_crash_costs_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     """A worker that dies (libhdf5 can) takes its file with it and no other."""
     (folder / "crash.nc").write_text("boom")
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import test modules
-    monkeypatch.setattr(many, "_scan_batch", _crashing)
+    monkeypatch.setattr(parallel, "scan_batch", _crashing)
     manifest = refindex.scan(folder, workers=2, join=False)
     assert len(manifest.arrays) == 10
     (failure,) = manifest.report.select(Status.FAILED)
@@ -171,10 +171,13 @@ def test_a_crash_costs_one_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "crashed" in failure.reason
 
 
-def _crashing(batch, variables, storage_options):
+_scan_batch = parallel.scan_batch
+
+
+def _crashing(batch, job):
     if any(url.endswith("crash.nc") for url in batch):
         os.kill(os.getpid(), 9)
-    return [(url, many._try_scan(url, variables, storage_options)) for url in batch]
+    return _scan_batch(batch, job)
 
 
 def test_progress(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

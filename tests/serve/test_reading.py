@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import h5py
 import numpy as np
 import pytest
@@ -252,3 +254,28 @@ def test_more_sources_than_may_be_open(tmp_path: Path, monkeypatch: pytest.Monke
         for i in range(12):
             assert np.all(archive.group[f"f{i}/d"][...] == i)
         assert len(os.listdir("/proc/self/fd")) <= before + 4
+
+
+@pytest.mark.parametrize("wanted", [slice(None), slice(0, 600, 7), slice(300, 301)])
+@pytest.mark.parametrize("codec", [{}, {"compression": "gzip", "shuffle": True}])
+def test_sources_here_and_elsewhere_in_one_selection(tmp_path: Path, wanted: slice, codec: dict[str, Any]) -> None:
+    """An archive may lie on several storages: all chunks of a selection are read, whichever of them is asked first."""
+    memory = fsspec.filesystem("memory")
+    expected, sources = [], []
+    for number in range(6):
+        path = tmp_path / f"{number}.nc"
+        expected.append(number * 1000 + np.arange(100))
+        with h5py.File(path, "w") as file:
+            file["time"] = number * 100 + np.arange(100)
+            file["time"].make_scale("time")
+            file.create_dataset("x", data=expected[-1], chunks=(10,), **codec).dims[0].attach_scale(file["time"])
+        sources.append(str(path))
+        if number in (1, 4):
+            memory.put_file(str(path), f"/mixed/{number}.nc")
+            sources[-1] = f"memory://mixed/{number}.nc"
+    refindex.scan(sources).save(tmp_path / "a.refindex")
+    values = np.concatenate(expected)
+    with refindex.open(tmp_path / "a.refindex") as archive:
+        assert len({source.url.partition("://")[0] for source in archive.sources}) == 2
+        np.testing.assert_array_equal(archive.group["x"][wanted], values[wanted])
+        np.testing.assert_array_equal(np.asarray(archive["x"][wanted]), values[wanted])

@@ -12,6 +12,7 @@ import h5py
 from refindex.access import urls
 from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import reading
+from refindex.decode import plugins
 from refindex.errors import FormatError, RefindexError, UnsupportedError
 from refindex.scan.hdf5.checksum import lookup3
 from refindex.scan.hdf5.collection import COLLECTION
@@ -39,6 +40,7 @@ def opened(url: str, blocks: RemoteBlocks | None = None) -> Iterator[tuple[h5py.
     SourceError
         If it cannot be read.
     """
+    plugins.register()
     with contextlib.ExitStack() as stack:
         where: Any
         if blocks is None:

@@ -7,6 +7,7 @@ names a place in the file.
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from dataclasses import dataclass
@@ -24,19 +25,26 @@ _LONGEST = 1 << 10
 _MOST = 1 << 13
 """Messages that are remembered."""
 
-_NUMBERS = {
-    datatype.encode()[2:]: np.dtype(code)
-    for datatype, code in (
-        (h5t.IEEE_F32LE, "<f4"),
-        (h5t.IEEE_F64LE, "<f8"),
-        (h5t.STD_I32LE, "<i4"),
-        (h5t.STD_I16LE, "<i2"),
-        (h5t.STD_I64LE, "<i8"),
-        (h5t.STD_I8LE, "i1"),
-        (h5t.STD_U8LE, "u1"),
-    )
-}
-"""Numpy types by their datatype messages (section IV.A.2.d) of version 1; later versions differ in the version only."""
+
+@functools.cache
+def _number_types() -> dict[bytes, np.dtype[Any]]:
+    """Numpy types by their datatype messages (section IV.A.2.d) of version 1; later ones differ in the version only.
+
+    Not on import, which must not wait for the lock of h5py (see :mod:`refindex.decode.plugins`).
+    """
+    return {
+        datatype.encode()[2:]: np.dtype(code)
+        for datatype, code in (
+            (h5t.IEEE_F32LE, "<f4"),
+            (h5t.IEEE_F64LE, "<f8"),
+            (h5t.STD_I32LE, "<i4"),
+            (h5t.STD_I16LE, "<i2"),
+            (h5t.STD_I64LE, "<i8"),
+            (h5t.STD_I8LE, "i1"),
+            (h5t.STD_U8LE, "u1"),
+        )
+    }
+
 
 _STRING, _VLEN = 3, 9
 _NULL_TERMINATED, _NULL_PADDED = 0, 1
@@ -184,7 +192,7 @@ def fixed_text(message: Message) -> bytes | None:
 def _numbers(message: Message) -> np.ndarray[Any, Any] | None:
     if message.datatype[0] >> 4 not in (1, 2, 3):
         return None
-    dtype = _NUMBERS.get(message.kind)
+    dtype = _number_types().get(message.kind)
     return None if dtype is None else np.frombuffer(message.data, dtype).reshape(message.extent.shape)
 
 

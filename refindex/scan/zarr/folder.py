@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 
 from refindex.access import urls
 from refindex.access.files import LocalFile, StorageOptions, modification_time, reading
+from refindex.access.identity import entity_tag
+from refindex.access.options import filesystem
 from refindex.errors import NotFoundError, SourceError, UnsupportedError
 from refindex.model.manifest import Source
 from refindex.scan.zarr.listing import MARKERS, MAX_OBJECTS, NO_TIME, IntArray, Listing, Rows, too_many
@@ -29,7 +30,7 @@ def is_store(url: str, storage_options: StorageOptions = None) -> bool:
         path = urls.local_path(url)
         return path.is_dir() and any((path / name).is_file() for name in MARKERS)
     with reading(url, "looking for Zarr metadata"):
-        fs, root = fsspec.core.url_to_fs(url, **dict(storage_options or {}))
+        fs, root = filesystem(url, storage_options)
         return any(fs.exists(f"{root.rstrip('/')}/{name}".lstrip("/" if not root else "")) for name in MARKERS)
 
 
@@ -116,7 +117,7 @@ class RemoteFolder:
         self.url = url
         self._url = url.rstrip("/")
         with reading(url, "opening"):
-            self._fs, root = fsspec.core.url_to_fs(url, **dict(storage_options or {}))
+            self._fs, root = filesystem(url, storage_options)
         self._root = str(root).rstrip("/")
         self.listing = self._list()
 
@@ -138,11 +139,11 @@ class RemoteFolder:
                     f"{urls.display(self.url)}: listing it does not tell how large objects are (of {path}); "
                     "scan it through a protocol that does"
                 )
-            time, tag = modification_time(info), info.get("ETag") or info.get("etag")
+            time, tag = modification_time(info), entity_tag(info)
             names.append(path.removeprefix(prefix))
             size.append(int(nbytes))
             mtime.append(NO_TIME if time is None else time)
-            etag.append(str(tag) if tag else None)
+            etag.append(tag)
         if not names:
             raise NotFoundError(f"{urls.display(self.url)}: nothing is listed there")
         return Listing.of(names, size, mtime, etag)

@@ -13,12 +13,12 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import fsspec
 import numpy as np
 
 from refindex.access import urls
 from refindex.access.files import LocalFile, RangeReader, StorageOptions, open_reader, reading
 from refindex.access.gather import RangeGatherer, Ranges
+from refindex.access.options import filesystem
 from refindex.errors import FormatError, UnsupportedError
 from refindex.model.manifest import Source
 from refindex.scan.zarr.folder import complete
@@ -134,7 +134,7 @@ class ZipStore:
             if isinstance(self._reader, LocalFile):
                 found = [self._reader.read(a, n) for a, n in zip(offsets, lengths, strict=True)]
             else:
-                fs, path = fsspec.core.url_to_fs(self.url, **dict(self._options or {}))
+                fs, path = filesystem(self.url, self._options)
                 stops = [a + n for a, n in zip(offsets, lengths, strict=True)]
                 found = fs.cat_ranges([path] * len(offsets), list(offsets), stops, on_error="raise")
         return [complete(bytes(d), n, self.url) for d, n in zip(found, lengths, strict=True)]
