@@ -256,7 +256,7 @@ def test_more_sources_than_may_be_open(tmp_path: Path, monkeypatch: pytest.Monke
         assert len(os.listdir("/proc/self/fd")) <= before + 4
 
 
-@pytest.mark.parametrize("wanted", [slice(None), slice(0, 600, 7), slice(300, 301)])
+@pytest.mark.parametrize("wanted", [slice(None), slice(0, 300_000, 7), slice(40_000, 60_001)])
 @pytest.mark.parametrize("codec", [{}, {"compression": "gzip", "shuffle": True}])
 def test_sources_here_and_elsewhere_in_one_selection(tmp_path: Path, wanted: slice, codec: dict[str, Any]) -> None:
     """An archive may lie on several storages: all chunks of a selection are read, whichever of them is asked first."""
@@ -264,11 +264,11 @@ def test_sources_here_and_elsewhere_in_one_selection(tmp_path: Path, wanted: sli
     expected, sources = [], []
     for number in range(6):
         path = tmp_path / f"{number}.nc"
-        expected.append(number * 1000 + np.arange(100))
+        expected.append(number * 1_000_000 + np.arange(50_000))
         with h5py.File(path, "w") as file:
-            file["time"] = number * 100 + np.arange(100)
+            file["time"] = number * 50_000 + np.arange(50_000)
             file["time"].make_scale("time")
-            file.create_dataset("x", data=expected[-1], chunks=(10,), **codec).dims[0].attach_scale(file["time"])
+            file.create_dataset("x", data=expected[-1], chunks=(5_000,), **codec).dims[0].attach_scale(file["time"])
         sources.append(str(path))
         if number in (1, 4):
             memory.put_file(str(path), f"/mixed/{number}.nc")
@@ -276,6 +276,6 @@ def test_sources_here_and_elsewhere_in_one_selection(tmp_path: Path, wanted: sli
     refindex.scan(sources).save(tmp_path / "a.refindex")
     values = np.concatenate(expected)
     with refindex.open(tmp_path / "a.refindex") as archive:
-        assert len({source.url.partition("://")[0] for source in archive.sources}) == 2
+        assert {archive.sources[n].url.partition("://")[0] for n in archive.find("x").source} == {"file", "memory"}
         np.testing.assert_array_equal(archive.group["x"][wanted], values[wanted])
         np.testing.assert_array_equal(np.asarray(archive["x"][wanted]), values[wanted])
