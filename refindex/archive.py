@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy.typing as npt
 import xarray as xr
@@ -23,11 +23,15 @@ from refindex.serve.explain import Explanation
 from refindex.serve.keys import ManifestKeys
 from refindex.serve.lazy import LazyArray, transform_from_json
 from refindex.serve.opening import Opening
+from refindex.serve.plain import PlainStore, plain_keys
 from refindex.serve.quiet import quiet
 from refindex.serve.resolver import Resolver
 from refindex.serve.xarray_engine import RefindexBackendEntrypoint
 from refindex.serve.zarr_store import RefindexStore
 from refindex.storage.protocol import require
+
+if TYPE_CHECKING:
+    from refindex.serve.http.server import Server
 
 
 class Archive(AbstractContextManager["Archive"]):
@@ -70,6 +74,11 @@ class Archive(AbstractContextManager["Archive"]):
     def report(self) -> ScanReport:
         """The report of the scan."""
         return self._reader.report
+
+    @cached_property
+    def plain_store(self) -> PlainStore:
+        """The archive for every client of Zarr v3: chunks of one size, uncompressed, in little endian."""
+        return PlainStore(self.store.archive, keys=plain_keys(ManifestKeys(self._resolver)))
 
     @cached_property
     def group(self) -> zarr.Group:
@@ -143,6 +152,41 @@ class Archive(AbstractContextManager["Archive"]):
         """All groups as a lazy xarray tree. Options are those of :func:`xarray.open_datatree`."""
         return xr.open_datatree(self.store, engine=RefindexBackendEntrypoint, **options)  # type: ignore[arg-type]
 
+    def serve(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        view: Literal["declared", "plain"] = "declared",
+        cors: Sequence[str] = (),
+    ) -> Server:
+        """Serve this version over HTTP, read only, from a thread of this process.
+
+        Returns
+        -------
+        What serves, with its ``url``; ``stop()``, or leaving it as a context, ends it.
+
+        Parameters
+        ----------
+        host, port:
+            Where; by default any free port, which only this machine reaches.
+        view:
+            ``"declared"`` serves chunks as the archive declares them, ``"plain"`` what :attr:`plain_store` has, which
+            is below ``plain/`` in any case.
+        cors:
+            Origins whose pages may read the archive; ``*`` for all.
+
+        Raises
+        ------
+        ImportError
+            Without the extra ``serve``.
+        OSError
+            If the address is in use.
+        """
+        from refindex.serve.http.server import open_server
+
+        return open_server(self.store, host=host, port=port, view=view, cors=cors).start()
+
     def refresh(self) -> bool:
         """Move on to the newest version; whether there was a newer one.
 
@@ -158,6 +202,7 @@ class Archive(AbstractContextManager["Archive"]):
         # What was handed out still reads through the old reader, which is closed when the last of it goes.
         self._reader, self._resolver, self.store = newest._reader, newest._resolver, newest.store
         self.__dict__.pop("group", None)
+        self.__dict__.pop("plain_store", None)
         return True
 
     def close(self) -> None:

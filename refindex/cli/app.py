@@ -1,7 +1,8 @@
 """The command's frame: options that all subcommands share, errors as one line, exit codes.
 
 Exit codes: 0 done; 1 an error (one line on standard error says what to do); 2 the command line is wrong; 3 done, but
-some of several sources could not be scanned (1 with ``scan --strict``); 130 interrupted.
+some of several sources could not be scanned (1 with ``scan --strict``); 4 ``verify`` found something that is not
+right; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 
 from refindex.access import urls
-from refindex.cli import append, exchange, explain, info, ls, relocate, scan, serve, versions
+from refindex.cli import append, exchange, explain, info, ls, publish, relocate, scan, serve, verify, versions
 from refindex.errors import RefindexError
 
 app = typer.Typer(
@@ -49,9 +50,11 @@ app.command("scan")(scan.command)
 app.command("append")(append.append)
 app.command("remove")(append.remove)
 app.command("relocate")(relocate.command)
+app.command("publish")(publish.command)
 app.command("ls")(ls.command)
 app.command("info")(info.command)
 app.command("explain")(explain.command)
+app.command("verify")(verify.command)
 app.command("export")(exchange.export)
 app.command("import")(exchange.import_)
 app.command("serve")(serve.command)

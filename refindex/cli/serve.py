@@ -13,6 +13,9 @@ from refindex import api
 from refindex.access import urls
 from refindex.cli.options import AS_OF, STORAGE_OPTIONS, VERSION, choice, parse_storage_options
 
+_MOST = 4
+"""Folders of sources that are named."""
+
 
 def command(
     archive: Annotated[str, typer.Argument(help="A manifest, or an HDF5 / NetCDF file.")],
@@ -82,8 +85,11 @@ def command(
             _refuse(host, port, error)
         # As after Ctrl-C: what is open is closed.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        folders = ", ".join(readable(opened.sources)) or "no files: all is in the manifest"
-        typer.echo(f"{urls.display(opened.url)} version {opened.version} at {server.url} reads {folders}")
+        folders = readable(opened.sources)
+        reads = ", ".join(folders[:_MOST]) or "no files: all is in the manifest"
+        if len(folders) > _MOST:
+            reads += f" and {len(folders) - _MOST} more"
+        typer.echo(f"{urls.display(opened.url)} version {opened.version} at {server.url} reads {reads}")
         sys.stdout.flush()
         try:
             server.run()

@@ -55,6 +55,10 @@ class Hierarchy(Protocol):
         """Numbers of the chunks of an array that exist (of those wanted)."""
         ...
 
+    def may_decode(self, node: Node) -> bool:
+        """Whether :meth:`decodes` is true of some chunk of an array, as far as that is known without looking one up."""
+        ...
+
     def decodes(self, node: Node, chunk: int) -> bool:
         """Whether reading any part of a chunk means decoding all of it."""
         ...

@@ -13,7 +13,7 @@ from refindex.model.manifest import Manifest
 from refindex.scan import is_source, scan_source
 from refindex.serve.keys import ManifestKeys
 from refindex.serve.resolver import Resolver
-from refindex.storage import ManifestReader, MemoryReader, is_archive, open_reader
+from refindex.storage import ManifestReader, MemoryReader, find_reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,9 @@ class Opening:
         """
         if self.manifest is not None:
             return MemoryReader(self.manifest, url="")
-        if is_archive(self.url, self.storage_options):
-            return open_reader(self.url, version=self.version, storage_options=self.storage_options)
+        found = find_reader(self.url, version=self.version, storage_options=self.storage_options)
+        if found is not None:
+            return found
         if not is_source(self.url, self.storage_options):
             if urls.is_local(self.url) and urls.local_path(self.url).is_dir():
                 raise NotFoundError(

@@ -165,6 +165,11 @@ class PlainHierarchy:
             return None
         return math.prod(node.grid.chunk_shape(chunk)) * plain.dtype.itemsize
 
+    def may_decode(self, node: Node) -> bool:
+        """Whether reading a part of some chunk of an array may mean decoding all of it."""
+        plain = self._arrays[node.path]
+        return not plain.as_declared or self.resolver.may_decode(plain.declared)
+
     def decodes(self, node: Node, chunk: int) -> bool:
         """Whether reading any part of a chunk means decoding all of it."""
         plain = self._arrays[node.path]

@@ -184,13 +184,15 @@ class Resolver:
         data = self.read(node, chunk)
         return None if data is None else len(data)
 
+    def may_decode(self, node: Node) -> bool:
+        """Whether some chunk of an array may be adapted."""
+        if not all(node.native_encodings):
+            return True
+        shapes = {encoding.shape for encoding in node.encodings}
+        return bool(shapes) and not (node.grid.is_regular and shapes == {node.grid.chunk_shape()})
+
     def decodes(self, node: Node, chunk: int) -> bool:
         """Whether a chunk is adapted: reading any part of it means decoding all of it."""
-        if node.grid.is_regular and all(
-            native and encoding.shape == node.grid.chunk_shape()
-            for native, encoding in zip(node.native_encodings, node.encodings, strict=True)
-        ):
-            return False
         request = self._request(node, self.reader.find(node.path, [chunk]))
         return request is not None and not request.native
 

@@ -87,6 +87,23 @@ def daily(path: Path, *, files: int) -> Expected:
         return {"chunks": files * 240, "crc": zlib.crc32(file["v0"][0].tobytes())}
 
 
+def small(path: Path, *, files: int) -> Expected:
+    """A folder of small NetCDF-4 files: 3 variables of 4 chunks each, a time coordinate, attributes."""
+    path.mkdir()
+    field = np.random.default_rng(0).normal(280, 10, size=(4, 20, 20)).astype("f4").round(1)
+    for number in range(files):
+        with h5py.File(path / f"{number:05d}.nc", "w") as file:
+            file.attrs.update({"Conventions": "CF-1.8", "history": f"file {number}"})
+            axis = file.create_dataset("time", data=np.arange(4.0) + 4 * number)
+            axis.attrs["units"] = "days since 2000-01-01"
+            axis.make_scale("time")
+            for n in range(3):
+                data = file.create_dataset(f"v{n}", data=field, chunks=(1, 20, 20), compression="gzip", shuffle=True)
+                data.attrs.update({"units": "K", "long_name": f"variable {n}"})
+                data.dims[0].attach_scale(axis)
+    return {"chunks": files * 12}
+
+
 def manifest(references: int) -> refindex.Manifest:
     """The manifest of :func:`columns`: an array ``v0`` of one chunk a reference, and its time coordinate."""
     shape = (1, 16, 32)

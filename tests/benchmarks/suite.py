@@ -88,6 +88,7 @@ def tables(*, quick: bool = False) -> tuple[Table, ...]:
         *_scan(side=16 if quick else 256),
         _scan_1m(side=32 if quick else 1024),
         _many(files=6 if quick else 200),
+        _many_small(files=20 if quick else 10_000),
         *_join(files=6 if quick else 1000),
         *_store_and_open(references=1 << (12 if quick else 20)),
         _read(side=16 if quick else 256),
@@ -239,6 +240,35 @@ def _many(files: int) -> Table:
         per="ms/file",
         units=files,
         timeout=120,
+    )
+
+
+def _many_small(files: int) -> Table:
+    two = {"processes": 2}
+    return Table(
+        name="many-small",
+        title=f"scan {files} NetCDF-4 files of 3 variables, 12 chunks each, in 2 processes",
+        data=Data(name=f"small-{files}", make="small", options={"files": files}),
+        warm_up=Data(name="small-4", make="small", options={"files": 4}),
+        cases=(
+            Case(label="refindex.scan, workers=2", work="ours:scan", options={"workers": 2}),
+            Case(
+                label="refindex.scan, workers=2 + join + save, Parquet",
+                work="ours:scan",
+                options={"workers": 2, "join": True, "save": "out.refindex"},
+            ),
+            Case(label="kerchunk SingleHdf5ToZarr.translate", work="kerchunk_peer:scan", options=two, needs=KERCHUNK),
+            Case(label="VirtualiZarr HDFParser", work="virtualizarr_peer:scan", options=two, needs=VIRTUALIZARR),
+            Case(
+                label="VirtualiZarr open_virtual_dataset",
+                work="virtualizarr_peer:scan",
+                options={"dataset": True, **two},
+                needs=VIRTUALIZARR,
+            ),
+        ),
+        per="ms/file",
+        units=files,
+        timeout=400,
     )
 
 

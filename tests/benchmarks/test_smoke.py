@@ -29,7 +29,7 @@ def test_every_measurement_works(tmp_path: Path) -> None:
     done = _run("--quick", "--no-peers", *where)
     assert done.returncode == 0, done.stdout + done.stderr
     tables = json.loads(found.read_text())["tables"]
-    names = ["index"] * 3 + ["scan"] * 2 + ["scan-1m", "many", "join", "append", "open-joined", "store"]
+    names = ["index"] * 3 + ["scan"] * 2 + ["scan-1m", "many", "many-small", "join", "append", "open-joined", "store"]
     names += ["open", "open", "read", "read-deflate", "read-flat"]
     names += ["read-parts"] * 4 + ["read-series"] * 2 + ["read-adapted", "read-dask"]
     names += ["remote"] * 3 + ["read-http"] * 2

@@ -25,6 +25,9 @@ LOG = logging.getLogger("refindex.serve")
 _PIECE = 256 << 10
 """Bytes that are handed to the server at a time: what a client that has stopped reading keeps in memory."""
 
+_PROMPT = 0.05
+"""Seconds in which nobody is expected to leave."""
+
 FOREVER = "public, max-age=31536000, immutable"
 ASK = "no-cache"
 
@@ -188,16 +191,21 @@ async def _while_there(receive: Receive, answering: Coroutine[Any, Any, Response
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    answer, leaving = asyncio.ensure_future(answering), asyncio.ensure_future(gone())
+    answer = asyncio.ensure_future(answering)
+    tasks: set[asyncio.Future[Any]] = {answer}
     try:
-        await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        # Watching the connection takes as long as most answers.
+        await asyncio.wait(tasks, timeout=_PROMPT)
+        if not answer.done():
+            tasks.add(asyncio.ensure_future(gone()))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             raise _GoneError
         return answer.result()
     finally:
-        for task in (answer, leaving):
+        for task in tasks:
             task.cancel()
-        await asyncio.wait({answer, leaving})
+        await asyncio.wait(tasks)
 
 
 def _absent(key: str) -> Refusal:

@@ -16,25 +16,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, resources
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from refindex import storage
 from refindex.serve.http.answers import ASK, FOREVER, KeyAnswer, Refusal, View, entity_tag, improper
 from refindex.serve.http.gate import Gate
 from refindex.serve.http.landing import Page, facts, html
+from refindex.serve.http.ranges import matches
 from refindex.serve.keys import HierarchyKeys, ManifestKeys
 from refindex.serve.plain import plain_keys
 from refindex.serve.zarr_store import RefindexStore
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 type ViewName = Literal["declared", "plain"]
 
@@ -155,12 +153,10 @@ class ArchiveApp:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"].removeprefix(scope.get("root_path", "")).removeprefix("/")
 
-        async def guarded(message: Mapping[str, object] | dict[str, object]) -> None:
+        async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                started = dict(message)
-                started["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]  # type: ignore[misc]
-                message = started
-            await send(message)  # type: ignore[arg-type]
+                message = {**message, "headers": [*message["headers"], (b"x-content-type-options", b"nosniff")]}
+            await send(message)
 
         if method == "OPTIONS":
             response: Response = Response(status_code=204, headers={"Allow": METHODS})
@@ -169,7 +165,8 @@ class ArchiveApp:
         elif path in ("", "index.html"):
             response = self._landing(Request(scope), path)
         elif (why := improper(path, scope.get("raw_path", b""))) is not None:
-            response = Refusal(404, why)
+            # Not 404: a client that adds a slash too many must not take everything for missing.
+            response = Refusal(400, f"{why}: write {_shortest(path)}" if _shortest(path) else why)
         else:
             found = self._resolve(path)
             if not isinstance(found, Response):
@@ -202,6 +199,8 @@ class ArchiveApp:
         if path != "index.html" and not _wants_html(request.headers):
             return JSONResponse(facts(self.page, str(request.base_url)), headers=headers)
         headers |= {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "ETag": etag}
+        if matches(request.headers.get("if-none-match"), etag):
+            return Response(status_code=304, headers=headers)
         return HTMLResponse(html(self.page, str(request.base_url)), headers=headers)
 
 
@@ -217,6 +216,12 @@ def _asset(name: str) -> Response | None:
     if "/" in name or kind not in _MEDIA or not file.is_file():
         return None
     return Response(file.read_bytes(), media_type=_MEDIA[kind], headers={"Cache-Control": ASK})
+
+
+def _shortest(path: str) -> str:
+    """A path as it should have been written, if that can be told."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return "" if ".." in parts or "\0" in path else "/" + "/".join(parts)
 
 
 def _free(name: str, taken: set[str]) -> str:

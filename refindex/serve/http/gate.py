@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 
@@ -81,14 +83,6 @@ class Room:
                 turn.set_result(None)
 
 
-@dataclass(slots=True)
-class _Flight:
-    """A chunk that is being decoded, and how many wait for it."""
-
-    task: asyncio.Task[Data | None]
-    waiting: int = field(default=0)
-
-
 class Gate:
     """Reads keys for requests.
 
@@ -108,7 +102,7 @@ class Gate:
     def __init__(self, *, concurrency: int, cache_nbytes: int, room_nbytes: int, patience: float) -> None:
         self._slots = asyncio.Semaphore(concurrency)
         self._cache = ChunkCache(cache_nbytes)
-        self._flights: dict[tuple[int, str], _Flight] = {}
+        self._decoding: dict[tuple[int, str], asyncio.Task[Data | None]] = {}
         self.room = Room(room_nbytes, patience)
 
     async def read(self, keys: HierarchyKeys, key: str, part: ByteRange = WHOLE) -> Data | None:
@@ -121,11 +115,32 @@ class Gate:
         BusyError
             If there is no room.
         """
-        async with self._slots:
-            data = await self._read(keys, key, part)
+        async with self._begun(lambda: self._read(keys, key, part)) as data:
             if data is not None:
                 await self.room.take(len(data))
             return data
+
+    @asynccontextmanager
+    async def _begun[T](self, work: Callable[[], Coroutine[Any, Any, T]]) -> AsyncIterator[T]:
+        """The result of some work, with one of the slots.
+
+        Work that has begun is done, whether or not somebody still waits for it: threads cannot be stopped, and would
+        otherwise be more than there are slots.
+        """
+        await self._slots.acquire()
+        working = asyncio.create_task(work())
+        try:
+            yield await asyncio.shield(working)
+        finally:
+            if working.done():
+                self._slots.release()
+            else:
+                working.add_done_callback(self._release)
+
+    def _release(self, working: asyncio.Task[Any]) -> None:
+        self._slots.release()
+        if not working.cancelled():
+            working.exception()  # nobody waits for it
 
     async def _read(self, keys: HierarchyKeys, key: str, part: ByteRange) -> Data | None:
         kept = self._kept(keys, key)
@@ -139,13 +154,16 @@ class Gate:
         kept = self._kept(keys, key)
         if kept is not None:
             return len(kept)
-        async with self._slots:
-            found = keys.locate(key)
-            if found is not None and len(found[0].codecs) > 1 and await self._decodes(keys, key):
-                # Its size is known when it is encoded again, and it is likely to be asked for next.
-                data = await self._decoded(keys, key)
-                return None if data is None else len(data)
-            return await asyncio.to_thread(keys.size, key)
+        async with self._begun(lambda: self._size(keys, key)) as size:
+            return size
+
+    async def _size(self, keys: HierarchyKeys, key: str) -> int | None:
+        found = keys.locate(key)
+        if found is not None and len(found[0].codecs) > 1 and await self._decodes(keys, key):
+            # Its size is known when it is encoded again, and it is likely to be asked for next.
+            data = await self._decoded(keys, key)
+            return None if data is None else len(data)
+        return await asyncio.to_thread(keys.size, key)
 
     def _kept(self, keys: HierarchyKeys, key: str) -> Data | None:
         values = self._cache.get((id(keys), key))
@@ -153,23 +171,18 @@ class Gate:
 
     async def _decodes(self, keys: HierarchyKeys, key: str) -> bool:
         found = keys.locate(key)
-        return found is not None and await asyncio.to_thread(keys.hierarchy.decodes, *found)
+        if found is None or not keys.hierarchy.may_decode(found[0]):
+            return False
+        return await asyncio.to_thread(keys.hierarchy.decodes, *found)
 
     async def _decoded(self, keys: HierarchyKeys, key: str) -> Data | None:
         """A whole chunk, decoded once for all who ask for it at the same time."""
-        flight = self._flights.get((id(keys), key))
-        if flight is None:
-            flight = _Flight(asyncio.create_task(self._decode(keys, key)))
-            self._flights[id(keys), key] = flight
-        flight.waiting += 1
-        try:
-            return await asyncio.shield(flight.task)
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting:  # all others have gone, too
-                flight.task.cancel()
-                if self._flights.get((id(keys), key)) is flight:
-                    del self._flights[id(keys), key]
+        decoding = self._decoding.get((id(keys), key))
+        if decoding is None:
+            decoding = asyncio.create_task(self._decode(keys, key))
+            self._decoding[id(keys), key] = decoding
+            decoding.add_done_callback(lambda _: self._decoding.pop((id(keys), key), None))
+        return await asyncio.shield(decoding)
 
     async def _decode(self, keys: HierarchyKeys, key: str) -> Data | None:
         data = await keys.read_async(key)

@@ -122,7 +122,7 @@ def _html(page: Page, url: str) -> Iterator[str]:
         f'<script type="module" src="{names["page"]}/page.mjs"></script>\n</head>\n'
         f'<body data-zarr="{pinned}">\n'
         '<a class="skip" href="#arrays">Skip to the arrays</a>\n'
-        f"<header>\n<p class=\"kind\">Zarr v3, served by refindex</p>\n<h1>{title}</h1>\n"
+        f'<header>\n<p class="kind">Zarr v3, served by refindex</p>\n<h1>{title}</h1>\n'
         f"<p>{_count(len(arrays), 'array')} · {_count(len(page.store.nodes) - len(arrays), 'group')}{version}</p>\n"
     )
     for name in ("title", "summary", "institution", "source"):
@@ -161,7 +161,8 @@ def _groups(page: Page, arrays: list[Node]) -> Iterator[str]:
             f'<h3>/{escape(group)}</h3>\n<div class="wide" tabindex="0" role="region" aria-label="arrays of '
             f'/{escape(group)}"><table>\n'
             '<thead><tr><th scope="col">array</th><th scope="col">dimensions</th><th scope="col">type</th>'
-            '<th scope="col">chunks</th><th scope="col">units</th><th scope="col">what it is</th></tr></thead>\n<tbody>\n'
+            '<th scope="col">chunks</th><th scope="col">units</th><th scope="col">what it is</th></tr></thead>'
+            "\n<tbody>\n"
         )
         for node in members:
             yield _row(page, node)
@@ -185,11 +186,7 @@ def _row(page: Page, node: Node) -> str:
     name = escape(node.path.rpartition("/")[2] or "/")
     if node.shape and node.dtype is not None and node.dtype.kind in "biuf":
         name = f'<a href="#look" data-array="{escape(node.path)}">{name}</a>'
-    return (
-        f'<tr><th scope="row">{name}</th>'
-        + "".join(f"<td>{_short(cell)}</td>" for cell in cells)
-        + "</tr>\n"
-    )
+    return f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{_short(cell)}</td>" for cell in cells) + "</tr>\n"
 
 
 def _chunks(grid: ChunkGrid) -> str:

@@ -57,7 +57,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def url_of(bound: socket.socket, host: str) -> str:
     """The URL of a server on a socket that was bound to a host."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- which says: all addresses
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{name}]' if ':' in name else name}:{bound.getsockname()[1]}/"
 
 
@@ -75,6 +75,7 @@ class Server(AbstractContextManager["Server"]):
     """
 
     def __init__(self, app: ArchiveApp, bound: socket.socket, url: str, *, threads: int = 16) -> None:
+        self.app = app
         self.url = url
         self._bound = bound
         self._threads = threads
@@ -171,11 +172,25 @@ def readable(sources: Sequence[Source], most: int = 4) -> list[str]:
     """Folders with all sources, which is what a server of an archive reads; those above them where they are many."""
     folders = {urls.parent(source.url) for source in sources}
     while True:
-        kept: list[str] = []
-        for folder in sorted(folders, key=lambda url: (len(url), url)):
-            if not any(f"{folder}/".startswith(f"{above.rstrip('/')}/") for above in kept):
-                kept.append(folder)
-        deepest = max((folder.count("/") for folder in kept), default=0)
-        folders = {urls.parent(folder) if folder.count("/") == deepest else folder for folder in kept}
-        if len(kept) <= most or folders == set(kept):
-            return [folder if folder.endswith("://") else f"{urls.display(folder)}/" for folder in sorted(kept)]
+        folders = {folder for folder in folders if not _is_below(folder, folders)}
+        deepest = max((folder.count("/") for folder in folders), default=0)
+        shorter = {_above(folder) if folder.count("/") == deepest else folder for folder in folders}
+        if len(folders) <= most or shorter == folders:
+            return ["/" if folder == "file://" else f"{urls.display(folder)}/" for folder in sorted(folders)]
+        folders = shorter
+
+
+def _is_below(folder: str, folders: set[str]) -> bool:
+    """Whether a folder lies in another one of some."""
+    above = urls.parent(folder)
+    while above != folder:
+        if above in folders:
+            return True
+        folder, above = above, urls.parent(above)
+    return False
+
+
+def _above(folder: str) -> str:
+    """The folder that holds a folder; the same where that would be all of a storage."""
+    above = urls.parent(folder)
+    return folder if above.endswith("://") else above
