@@ -425,3 +425,23 @@ def test_zarr_reads_parts(weather: Path) -> None:
         array = zarr.open_array(archive.store, path="rain", mode="r")
         for part in (np.s_[1:5:2, ::3, 4], np.s_[-1], np.s_[..., 0], np.s_[2, 3:3, :]):
             assert np.array_equal(array[part], file["rain"][...][part], equal_nan=True)
+
+
+@pytest.mark.parametrize("libver", [None, "latest"])
+def test_scales_on_some_axes_only(tmp_path: Path, libver: str | None) -> None:
+    """An axis without a scale is nothing to speak of; libhdf5 fails to go through the scales that it does not have."""
+    path = tmp_path / "f.h5"
+    with h5py.File(path, "w", libver=libver) as file:
+        file["time"] = np.arange(4.0)
+        file["time"].make_scale("time")
+        for name, axis in (("first", 0), ("last", 2), ("gone", 1)):
+            file[name] = np.zeros((4, 4, 4))
+            file[name].dims[axis].attach_scale(file["time"])
+        file["gone"].dims[1].detach_scale(file["time"])
+        expected = {name: [file[name].dims[axis].keys() for axis in range(3)] for name in ("first", "last", "gone")}
+    manifest = refindex.scan(path)
+    assert not manifest.report.select(Status.NOTE, Status.UNSERVED)
+    for name, scales in expected.items():
+        dims = manifest.arrays[name].dims
+        assert [dim == "time" for dim in dims] == [bool(list(of_axis)) for of_axis in scales], name
+        assert len(set(dims)) == 3

@@ -151,13 +151,13 @@ def _numbers(found: Found, name: bytes) -> tuple[int, ...] | None:
     return tuple(int(v) for v in np.atleast_1d(out).reshape(-1))
 
 
-def _plain_axes(found: Found, ndim: int, result: Dimensions) -> tuple[int, ...] | None:
+def _plain_axes(found: Found, ndim: int, result: Dimensions) -> tuple[int | None, ...] | None:
     """Scale addresses of a dataset's axes where its attributes tell them plainly, and each is known to be a scale."""
     messages, plain = found.messages, found.origin.plain
     if messages is None or plain is None or b"DIMENSION_LIST" not in messages:
         return None
     addresses = scale_addresses(messages[b"DIMENSION_LIST"][0], ndim, plain)
-    if addresses is None or any(address not in result.scales for address in addresses):
+    if addresses is None or any(address is not None and address not in result.scales for address in addresses):
         return None
     return tuple(addresses)
 
@@ -176,7 +176,7 @@ def _axes(found: Found, result: Dimensions, by_dimid: dict[int, Scale]) -> tuple
         return ()
     told = _plain_axes(found, ndim, result)
     if told is not None:
-        return told
+        return told if any(address is not None for address in told) else None
     if not _has_attribute(found, b"DIMENSION_LIST"):
         return None
     axes: list[int | None] = []
@@ -196,7 +196,8 @@ def _axes(found: Found, result: Dimensions, by_dimid: dict[int, Scale]) -> tuple
             return 1  # the first scale names the dimension; the others are ordinary coordinates
 
         try:
-            h5ds.iterate(dataset, axis, visit, 0)
+            if h5ds.get_num_scales(dataset, axis):  # libhdf5 fails to go through none
+                h5ds.iterate(dataset, axis, visit, 0)
         except (OSError, RuntimeError, ValueError) as error:
             result.notes.append((found.path, f"the dimension scale of axis {axis} cannot be read: {error}"))
         axes.append(attached[0] if attached and attached[0] in result.scales else None)

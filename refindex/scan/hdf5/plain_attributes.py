@@ -240,8 +240,11 @@ def _heap_parts(message: Message, file: PlainFile) -> list[tuple[int, bytes]] | 
     return found
 
 
-def scale_addresses(message: Message, ndim: int, file: PlainFile) -> list[int] | None:
-    """For each axis, the address of the first scale in ``DIMENSION_LIST`` (HDF5 dimension scale specification)."""
+def scale_addresses(message: Message, ndim: int, file: PlainFile) -> list[int | None] | None:
+    """For each axis, the address of the first scale in ``DIMENSION_LIST`` (HDF5 dimension scale specification).
+
+    None for an axis without one; None altogether where the message does not tell it plainly.
+    """
     # A sequence, not a string, of object references.
     if message.kind[:4] != b"\x19\0\0\0" or message.extent.shape != (ndim,) or len(message.datatype) != 16:
         return None
@@ -249,6 +252,6 @@ def scale_addresses(message: Message, ndim: int, file: PlainFile) -> list[int] |
     if bytes((base[0] & 0x0F,)) + base[1:] != _REFERENCE_8 or message.datatype[0] >> 4 not in (1, 2, 3):
         return None
     parts = _heap_parts(message, file)
-    if parts is None or any(not length or len(data) != 8 * length for length, data in parts):
+    if parts is None or any(len(data) != 8 * length for length, data in parts):
         return None
-    return [int.from_bytes(data[:8], "little") for _, data in parts]
+    return [int.from_bytes(data[:8], "little") if length else None for length, data in parts]
