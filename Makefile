@@ -7,7 +7,7 @@ JOBS ?= auto
 export PYTHONWARNDEFAULTENCODING =
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types bench bench-large docs wheel ci clean
+.PHONY: help install demo test lint format types bench bench-large docs browser wheel ci clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ bench-large: $(STAMP)  ## join, save and open 1, 10 and 100 million references: 
 docs: $(STAMP)  ## build the documentation, strictly
 	$(BIN)/mkdocs build --strict
 	@echo "documentation: site/index.html"
+
+browser:  ## by npm: what the tests in Node and in a browser need; without it they are skipped
+	npm install --prefix tests/serve/http/node --no-package-lock --no-fund --no-audit --loglevel=error
 
 wheel: $(STAMP)  ## build the wheel, install it elsewhere, try it
 	$(BIN)/python -m tests.wheel
