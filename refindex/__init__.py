@@ -8,7 +8,20 @@ from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-from refindex.api import append, diff, log, open, publish, relocate, remove, restore, scan, vacuum, verify  # noqa: A004
+from refindex.api import (
+    append,
+    diff,
+    log,
+    open,  # noqa: A004
+    optimize,
+    publish,
+    relocate,
+    remove,
+    restore,
+    scan,
+    vacuum,
+    verify,
+)
 from refindex.difference import ArrayDifference, Difference
 from refindex.errors import (
     ConflictError,
@@ -37,6 +50,7 @@ from refindex.verification import Problem, Verification, VerificationInterrupted
 if TYPE_CHECKING:
     from refindex.archive import Archive
     from refindex.exchange import export, from_icechunk, from_kerchunk, from_virtualizarr, import_references
+    from refindex.optimization import Optimized, OptimizedArray, Rewriting
     from refindex.publication import Published
     from refindex.serve.explain import Cost, Explanation
     from refindex.serve.lazy import LazyArray
@@ -66,6 +80,8 @@ __all__ = [
     "ManifestError",
     "Node",
     "NotFoundError",
+    "Optimized",
+    "OptimizedArray",
     "Placement",
     "Problem",
     "Progress",
@@ -74,6 +90,7 @@ __all__ = [
     "Relocation",
     "Removed",
     "ReportEntry",
+    "Rewriting",
     "ScanReport",
     "ScanStats",
     "Source",
@@ -92,6 +109,7 @@ __all__ = [
     "import_references",
     "log",
     "open",
+    "optimize",
     "publish",
     "relocate",
     "remove",
@@ -109,7 +127,10 @@ def __getattr__(name: str) -> Any:
         "Cost": "refindex.serve.explain",
         "Explanation": "refindex.serve.explain",
         "LazyArray": "refindex.serve.lazy",
+        "Optimized": "refindex.optimization",
+        "OptimizedArray": "refindex.optimization",
         "Published": "refindex.publication",
+        "Rewriting": "refindex.optimization",
         "export": "refindex.exchange",
         "from_icechunk": "refindex.exchange",
         "from_kerchunk": "refindex.exchange",

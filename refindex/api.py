@@ -32,6 +32,7 @@ from refindex.verification import Stage, Verification
 
 if TYPE_CHECKING:
     from refindex.archive import Archive
+    from refindex.optimization import Optimized, Rewriting
     from refindex.publication import Published
 
 type Sources = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -378,6 +379,94 @@ def relocate(
     return relocation.relocate(
         urls.absolute(archive).rstrip("/"), old, new, check=check, storage_options=storage_options, dry_run=dry_run
     )
+
+
+def optimize(
+    archive: str | os.PathLike[str],
+    variables: str | Collection[str],
+    *,
+    chunks: Mapping[str, int] | Literal["time-series", "map"],
+    shards: Mapping[str, int] | Literal["auto"] | None = "auto",
+    codec: str = "blosc-zstd:3",
+    to: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    memory: int = 512 << 20,
+    workers: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    progress: bool | Callable[[Rewriting], None] = False,
+) -> Optimized:
+    """Rewrite variables that are read often in other chunks, as Zarr v3 shards beside the archive, in one commit.
+
+    The values are those that the archive serves, bit for bit; dimensions, attributes and fill value stay, and so do the
+    files that they come from. Chunks that do not exist are not made. What is written is an archive of the old values:
+    that an original changes later is not noticed any more when the variable is read.
+
+    Parameters
+    ----------
+    archive:
+        Path or URL of an archive that is stored.
+    variables:
+        Names or paths of arrays.
+    chunks:
+        Lengths by names of dimensions, -1 for all of it; along others, chunks stay as long as they are.
+        ``"time-series"``, ``"map"``: chunks of about 1 MiB of values that are good for that.
+    shards:
+        Lengths of the files' parts of the array, as whole chunks; ``"auto"``: about 64 MiB of values. None: a file a
+        chunk.
+    codec:
+        ``zstd:LEVEL``, ``blosc-zstd:LEVEL`` (``lz4``, ``lz4hc``, ``zlib``, ``blosclz``), or ``none``.
+    to:
+        Path or URL of the folder in which each variable gets a folder of its own; ``ARCHIVE.data`` if None.
+    resume:
+        Whether shards that an interrupted call with the same options wrote of the same references are taken. They are
+        known by the name of the folder.
+    memory:
+        Bytes that are held at a time, about. At least three chunks must fit.
+    workers:
+        Threads that compress; by default as many as there are cores, up to 8.
+    storage_options:
+        Options for fsspec, for the archive, its sources, and ``to``.
+    dry_run:
+        Whether to tell what would be written, and how often each stored value would be decoded, and write nothing.
+    progress:
+        True for a bar, or a function that is called after every block.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no archive, or no such array.
+    ValueError
+        If lengths do not fit the array, or memory; if there is no such codec.
+    UnsupportedError
+        If values are of variable length; if nothing can be committed to the archive (over HTTP, remote SQLite).
+    StaleSourceError
+        If a source is not what was scanned.
+    SourceError
+        If sources cannot be read, or shards not be written. Finished shards stay for the next call.
+    ConflictError
+        If another writer has changed a variable meanwhile, or another process writes the same. In all cases, nothing is
+        committed.
+    """
+    from refindex import optimization
+
+    with optimization.watching(progress) as report:
+        return optimization.optimize(
+            urls.absolute(archive).rstrip("/"),
+            optimization.Wish(
+                variables=(variables,) if isinstance(variables, str) else tuple(variables),
+                chunks=chunks,
+                shards=shards,
+                codec=codec,
+                to=None if to is None else os.fspath(to),
+                resume=resume,
+                memory=memory,
+                workers=workers,
+                dry_run=dry_run,
+                storage_options=storage_options,
+            ),
+            report,
+        )
 
 
 def publish(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from refindex.access import urls
-from refindex.access.blocks import RemoteBlocks
-from refindex.access.files import StorageOptions, describe_change, reading
+from refindex.access.files import StorageOptions, describe_change
+from refindex.access.looking import look as _look
 from refindex.access.prefixes import Prefix, moved
 from refindex.errors import ExistsError, NotFoundError, RefindexError, SourceError, StaleSourceError
 from refindex.growth import commit_on_newest
 from refindex.model.change import Change
 from refindex.model.manifest import ReportEntry, Source
 from refindex.storage import ManifestReader
-
-_AT_ONCE = 32
-"""Files that are looked at at the same time."""
 
 _LINES = 50
 """Files that an error names one by one."""
@@ -137,29 +132,6 @@ def _refuse_doubles(before: Sequence[Source], after: Sequence[Source]) -> None:
                 f"{urls.display(other)} and {urls.display(was.url)} would both become {urls.display(now.url)}; nothing "
                 "was written"
             )
-
-
-def _look(places: Sequence[str], storage_options: StorageOptions) -> dict[str, Source | RefindexError]:
-    """What is at these URLs now, or why it cannot be seen."""
-
-    def look(place: str) -> Source | RefindexError:
-        try:
-            if urls.is_local(place):
-                with reading(place, "looking at it"):
-                    status = urls.local_path(place).stat()
-                if urls.local_path(place).is_dir():
-                    return SourceError(f"{urls.display(place)}: a folder; name the file in it, or the folder of both")
-                return Source(url=place, size=status.st_size, mtime=status.st_mtime_ns // 1000)
-            with contextlib.closing(RemoteBlocks.open(place, storage_options, first=1, whole=0)) as blocks:
-                return blocks.source
-        except RefindexError as error:
-            return error
-
-    pool = ThreadPoolExecutor(max_workers=max(1, min(_AT_ONCE, len(places))))
-    try:
-        return dict(zip(places, pool.map(look, places), strict=True))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _found(

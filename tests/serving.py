@@ -7,6 +7,7 @@ path ``/-/counts`` tells requests and bytes so far and starts again.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 import threading
 from collections.abc import Callable
@@ -34,6 +35,8 @@ class RangeServer:
         Whether it knows ranges at all.
     tells:
         Headers that tell the version of a file.
+    tls:
+        With what to speak HTTPS.
     """
 
     def __init__(
@@ -45,9 +48,11 @@ class RangeServer:
         ranges: bool = True,
         tells: tuple[str, ...] = ("ETag", "Last-Modified"),
         trouble: Trouble | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.folder, self.delay, self.several, self.ranges, self.tells = folder, delay, several, ranges, tells
         self.trouble = trouble
+        self._tls = tls
         self.requests: list[tuple[str, str | None]] = []
         self.nbytes = 0
         self.most_at_once = self._now = 0
@@ -83,10 +88,10 @@ class RangeServer:
         app.router.add_get("/{path:.*}", self._answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
         self.port = runner.addresses[0][1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
         self._ready.set()
         return runner
 
@@ -156,6 +161,17 @@ class RangeServer:
     def _send(self, response: web.Response) -> web.Response:
         self.nbytes += len(response.body)
         return response
+
+
+def forget_s3() -> None:
+    """Close the connections of all S3 filesystems, and forget these: what collects them later would complain."""
+    import s3fs
+    from fsspec.asyn import sync
+
+    for fs in list(s3fs.S3FileSystem._cache.values()):
+        if fs._s3 is not None:
+            sync(fs.loop, fs._s3.__aexit__, None, None, None, timeout=10)
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def main() -> None:

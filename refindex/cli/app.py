@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from refindex.access import urls
-from refindex.cli import append, exchange, explain, info, ls, publish, relocate, scan, serve, verify, versions
+from refindex.cli import append, exchange, explain, info, ls, optimize, publish, relocate, scan, serve, verify, versions
 from refindex.errors import RefindexError
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ app.command("scan")(scan.command)
 app.command("append")(append.append)
 app.command("remove")(append.remove)
 app.command("relocate")(relocate.command)
+app.command("optimize")(optimize.command)
 app.command("publish")(publish.command)
 app.command("ls")(ls.command)
 app.command("info")(info.command)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
+
 from refindex.access import urls
 from refindex.access.files import StorageOptions
-from refindex.errors import ConflictError, NotFoundError
+from refindex.errors import ConflictError, ManifestError, NotFoundError
 from refindex.model.change import Commit, Content
-from refindex.model.manifest import Manifest
-from refindex.storage import parquet, sqlite
+from refindex.model.manifest import Manifest, ReportEntry, Source
+from refindex.storage import parquet, sqlite, tables
 from refindex.storage.parquet.writer import newest_or_none
-from refindex.storage.protocol import ManifestReader, MemoryReader, Removed, load
+from refindex.storage.protocol import Copied, ManifestReader, MemoryReader, Removed, load
 
 __all__ = [
     "ManifestReader",
     "MemoryReader",
     "Removed",
     "commit",
+    "copy",
+    "count_references",
+    "find_reader",
     "history",
     "is_archive",
     "load",
@@ -117,6 +122,99 @@ def commit(
     return version
 
 
+def copy(
+    reader: ManifestReader,
+    url: str,
+    *,
+    sources: Sequence[Source] | None = None,
+    report: Sequence[ReportEntry] | None = None,
+    overwrite: bool = False,
+    operation: str,
+    details: Mapping[str, Any],
+    storage_options: StorageOptions = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write the version that a reader has as a whole one, and return its number. References are never all in memory.
+
+    Parameters
+    ----------
+    url:
+        Where to: SQLite or Parquet, as for :func:`save`, whatever the reader's storage is.
+    sources, report:
+        Instead of the reader's: sources of the same number, each the same file as the reader's, elsewhere.
+    overwrite:
+        Whether an archive that is there gets a new version (Parquet), or is replaced as a whole (SQLite).
+    details:
+        What the log says of the commit; the numbers of arrays, references and sources are added.
+    progress:
+        Is called with the references that were written, and how many there are.
+
+    Raises
+    ------
+    ExistsError
+        If something is there and ``overwrite`` is not set.
+    ConflictError
+        If another writer commits to what is there meanwhile.
+    ManifestError
+        If the reader's manifest is damaged. In all cases, nothing is changed.
+    """
+    url = urls.absolute(url).rstrip("/")
+    total = count_references(reader)
+    done = 0
+
+    def chunks(inline: bool) -> Iterator[pa.Table]:
+        nonlocal done
+        for table in _batches(reader, inline):
+            yield table
+            done += len(table)
+            if progress is not None:
+                progress(done, total)
+
+    def said() -> dict[str, Any]:
+        if done != total:
+            raise ManifestError(
+                f"{urls.display(reader.url)} is damaged: {total} references are listed, {done} are there; nothing was "
+                "written. Restore it from a copy, or scan again."
+            )
+        arrays = sum(node.is_array for node in reader.nodes.values())
+        return {"arrays": arrays, "references": total, "sources": len(reader.sources), **details}
+
+    content = Copied(
+        nodes=reader.nodes,
+        sources=reader.sources if sources is None else sources,
+        placements=reader.placements,
+        report=reader.report.entries if report is None else report,
+        chunks=chunks,
+    )
+    if url.endswith(SQLITE_SUFFIXES):
+        return sqlite.copy.write(
+            url, content, overwrite=overwrite, operation=operation, details=said, storage_options=storage_options
+        )
+    base = newest_or_none(url, storage_options) if overwrite else None
+    return parquet.copy.write(
+        url, content, base=base, operation=operation, details=said, storage_options=storage_options
+    )
+
+
+def count_references(reader: ManifestReader) -> int:
+    """How many references a reader has."""
+    if isinstance(reader, parquet.ParquetReader):
+        return sum(file.rows for file in reader.files("chunk"))
+    if isinstance(reader, sqlite.SQLiteReader):
+        return reader.count()
+    return sum(len(reader.find(path)) for path, node in reader.nodes.items() if node.is_array)
+
+
+def _batches(reader: ManifestReader, inline: bool) -> Iterator[pa.Table]:
+    """The references of a reader as :class:`Copied` takes them."""
+    if isinstance(reader, parquet.ParquetReader):
+        return parquet.copy.batches(reader, inline=inline)
+    if isinstance(reader, sqlite.SQLiteReader):
+        return sqlite.copy.batches(reader, inline=inline)
+    found = {path: reader.find(path) for path, node in reader.nodes.items() if node.is_array}
+    return tables.chunk_batches({path: table for path, table in found.items() if table.is_inline == inline})
+
+
 def is_archive(url: str, storage_options: StorageOptions = None) -> bool:
     """Whether a URL names a manifest that :func:`open_reader` reads, judged by content."""
     return parquet.is_archive(url, storage_options) or sqlite.is_archive(url, storage_options)
@@ -128,7 +226,11 @@ def _storage(url: str, storage_options: StorageOptions) -> ModuleType:
         return parquet
     if sqlite.is_archive(url, storage_options):
         return sqlite
-    raise NotFoundError(f"{urls.display(url)}: no refindex archive here")
+    raise _nothing_here(url)
+
+
+def _nothing_here(url: str) -> NotFoundError:
+    return NotFoundError(f"{urls.display(url)}: no refindex archive here")
 
 
 def open_reader(
@@ -156,13 +258,37 @@ def open_reader(
     ValueError
         If both ``version`` and ``as_of`` are given.
     """
+    found = find_reader(url, version=version, as_of=as_of, storage_options=storage_options)
+    if found is None:
+        raise _nothing_here(url)
+    return found
+
+
+def find_reader(
+    url: str,
+    *,
+    version: int | None = None,
+    as_of: datetime | None = None,
+    storage_options: StorageOptions = None,
+) -> ManifestReader | None:
+    """What :func:`open_reader` opens, None if there is no archive: it is looked for and opened by the same requests.
+
+    Raises
+    ------
+    NotFoundError, ManifestError, ValueError
+        As :func:`open_reader`.
+    """
     if version is not None and as_of is not None:
         raise ValueError("give version or as_of, not both")
-    if _storage(url, storage_options) is sqlite:
+    first = url.endswith(SQLITE_SUFFIXES) and sqlite.is_archive(url, storage_options)
+    if not first and (not urls.is_local(url) or parquet.is_archive(url)):
+        log = parquet.find_log(url, storage_options)
+        if log is not None or urls.is_local(url):
+            number = log.as_of(as_of) if log is not None and as_of is not None else version
+            return parquet.ParquetReader(url, version=number, storage_options=storage_options, log=log)
+    if first or sqlite.is_archive(url, storage_options):
         return sqlite.SQLiteReader(url, version=version, as_of=as_of, storage_options=storage_options)
-    if as_of is not None:
-        version = parquet.as_of(url, as_of, storage_options)
-    return parquet.ParquetReader(url, version=version, storage_options=storage_options)
+    return None
 
 
 def history(url: str, storage_options: StorageOptions = None) -> list[Commit]:

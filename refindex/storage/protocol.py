@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from refindex.errors import NotFoundError
+from refindex.errors import ManifestError, NotFoundError
 from refindex.model.chunks import ChunkTable
-from refindex.model.manifest import Array, Manifest, Node, Placement, ScanReport, Source
+from refindex.model.manifest import Array, Manifest, Node, Placement, ReportEntry, ScanReport, Source
 
 
 class ManifestReader(Protocol):
@@ -107,6 +108,31 @@ def load(reader: ManifestReader) -> Manifest:
         sources=tuple(reader.sources),
         report=reader.report,
         placements=tuple(reader.placements),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """A whole version as it is written in one go, of which the references are never all in memory.
+
+    Parameters
+    ----------
+    chunks:
+        Gives the references of the arrays that are inline as a whole (True), or of all others (False), as tables of
+        one row group each, sorted by (path, chunk).
+    """
+
+    nodes: Mapping[str, Node]
+    sources: Sequence[Source]
+    placements: Sequence[Placement]
+    report: Sequence[ReportEntry]
+    chunks: Callable[[bool], Iterator[pa.Table]]
+
+
+def damaged(why: object) -> ManifestError:
+    """The error for references that cannot be copied."""
+    return ManifestError(
+        f"the references of the archive are damaged: {why}. Restore it from a copy, or scan again; nothing was written."
     )
 
 

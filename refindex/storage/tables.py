@@ -344,3 +344,26 @@ def _integers(rows: pa.Table, name: str, dtype: Any, missing: int) -> np.ndarray
     if column.null_count:
         column = column.fill_null(missing)
     return np.ascontiguousarray(column.to_numpy(), dtype=dtype)
+
+
+def by_path(table: pa.Table) -> Mapping[str, ChunkTable]:
+    """Split the rows of a row group, which are sorted by path, into one table an array.
+
+    Raises
+    ------
+    FormatError
+        If they are not sorted, or contradict each other.
+    """
+    encoded = table.column("path").combine_chunks().dictionary_encode()
+    encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
+    codes = encoded.indices.to_numpy()
+    names = encoded.dictionary.to_pylist()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    if len(starts) != len(names):
+        raise FormatError("references are not sorted by path")
+    stops = np.append(starts[1:], len(codes))
+    rest = table.drop_columns(["path"])
+    return {
+        names[codes[start]]: make_chunks(rest.slice(start, stop - start))
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+    }

@@ -100,7 +100,12 @@ def test_versions_over_http(server: tuple[str, Path, type[Files]]) -> None:
 
 def test_a_server_that_fails_is_not_one_without_the_file(server: tuple[str, Path, type[Files]]) -> None:
     url, _, handler = server
-    for name in ("_last_checkpoint", f"{NEWEST:020d}.json", f"{20:020d}.checkpoint.parquet"):
+    # The newest checkpoint comes with ``_last_checkpoint``; for a version before it, others are looked for.
+    for name, version in (
+        ("_last_checkpoint", None),
+        (f"{NEWEST:020d}.json", None),
+        (f"{19:020d}.checkpoint.parquet", 19),
+    ):
         handler.broken = {name}
         with pytest.raises(refindex.SourceError):
-            storage.open_reader(url)
+            storage.open_reader(url, version=version)

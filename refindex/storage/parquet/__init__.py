@@ -9,7 +9,7 @@ from refindex.access import urls
 from refindex.access.files import StorageOptions, reading
 from refindex.access.options import filesystem
 from refindex.model.change import Commit
-from refindex.storage.parquet import log, writer
+from refindex.storage.parquet import copy, log, writer
 from refindex.storage.parquet.reader import ParquetReader
 from refindex.storage.parquet.vacuum import vacuum
 from refindex.storage.parquet.versions import Log, newest
@@ -19,6 +19,8 @@ __all__ = [
     "ParquetReader",
     "as_of",
     "commit",
+    "copy",
+    "find_log",
     "history",
     "is_archive",
     "is_leftover",
@@ -35,6 +37,14 @@ def is_archive(url: str, storage_options: StorageOptions = None) -> bool:
     fs, root = filesystem(url, storage_options)
     with reading(url, "looking for an archive"):
         return writer.exists(fs, root, url)
+
+
+def find_log(url: str, storage_options: StorageOptions = None) -> Log | None:
+    """The log of the archive at a URL, None if there is none."""
+    fs, root = filesystem(url, storage_options)
+    with reading(url, "looking for an archive"):
+        found = Log(fs, root, url)
+    return None if found.newest is None else found
 
 
 def is_leftover(url: str) -> bool:

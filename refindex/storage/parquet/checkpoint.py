@@ -13,6 +13,7 @@ import posixpath
 import re
 import uuid
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import fsspec
@@ -29,8 +30,11 @@ EVERY = 10
 """Commits from one checkpoint to the next."""
 
 LAST = "_last_checkpoint"
+_WITHIN = 64 << 10
+"""Versions of up to so many bytes are in ``_last_checkpoint`` itself: one request less where nothing can be listed."""
 _TIMESTAMP_KEY = "refindex.timestamp"
 _CHECKSUM_KEY = "refindex.crc32"
+_WITHIN_KEY = "refindex.entry"
 # The key, and the digits as the next field (2, of type binary) of the footer's key and value, in compact Thrift.
 _DIGITS = re.compile(re.escape(_CHECKSUM_KEY.encode()) + rb"\x18\x08([0-9a-f]{8})")
 
@@ -144,16 +148,51 @@ def read(fs: fsspec.AbstractFileSystem, root: str, version: int, url: str) -> Sn
     return None
 
 
-def last(fs: fsspec.AbstractFileSystem, root: str, url: str) -> int | None:
-    """The version that ``_last_checkpoint`` names, None if it is missing, -1 if damaged. It is a hint and no more."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """What ``_last_checkpoint`` says: a version (-1 if it is damaged), and its snapshot if that is in it."""
+
+    version: int = -1
+    snapshot: Snapshot | None = None
+
+
+def hint(fs: fsspec.AbstractFileSystem, root: str, url: str) -> Hint | None:
+    """What ``_last_checkpoint`` says, None if it is missing. What its snapshot says is in the log, too.
+
+    Raises
+    ------
+    ManifestError
+        If the snapshot is of a format that this refindex does not read.
+    """
     data = log.fetch(fs, posixpath.join(root, log.LOG, LAST), url)
     if data is None:
         return None
-    with contextlib.suppress(FormatError, KeyError, TypeError, ValueError):
-        hint = loads(data, LAST)
-        if isinstance(hint["version"], int) and 0 <= hint["version"] < 10**19:
-            return hint["version"]
-    return -1
+    try:
+        said = loads(data, LAST)
+        version = said["version"]
+    except (FormatError, KeyError, TypeError):
+        return Hint()
+    if not isinstance(version, int) or not 0 <= version < 10**19:
+        return Hint()
+    return Hint(version=version, snapshot=_within(said, version, url))
+
+
+def _within(said: dict[str, Any], version: int, url: str) -> Snapshot | None:
+    """The snapshot that is in ``_last_checkpoint`` itself, None if it is not, or damaged."""
+    text = said.get(_WITHIN_KEY)
+    data = text.encode() if isinstance(text, str) else b""
+    sums = log.checksum(data)
+    if sums is None or sums[0] != sums[1]:
+        return None
+    snapshot = Snapshot(version=-1)
+    log.apply(snapshot, log.parse(data, version, url), version, url)
+    return snapshot if snapshot.metadata else None
+
+
+def last(fs: fsspec.AbstractFileSystem, root: str, url: str) -> int | None:
+    """The version that ``_last_checkpoint`` names, None if it is missing, -1 if damaged. It is a hint and no more."""
+    found = hint(fs, root, url)
+    return None if found is None else found.version
 
 
 def write(fs: fsspec.AbstractFileSystem, root: str, url: str, snapshot: Snapshot) -> None:
@@ -163,14 +202,24 @@ def write(fs: fsspec.AbstractFileSystem, root: str, url: str, snapshot: Snapshot
     before = last(fs, root, url)
     if before is None or before < snapshot.version or not fs.exists(checkpoint_path(root, before)):
         start, stop = _digits(data)
-        hint = {
+        said: dict[str, Any] = {
             "version": snapshot.version,
             "size": 2 + len(snapshot.files),
             "sizeInBytes": len(data),
             "numOfAddFiles": len(snapshot.files),
             _CHECKSUM_KEY: data[start:stop].decode(),
         }
-        _replace(fs, url, posixpath.join(root, log.LOG, LAST), dumps(hint).encode())
+        entry = log.entry(
+            snapshot=snapshot,
+            added=snapshot.files.values(),
+            removed=(),
+            operation="checkpoint",
+            details={},
+            whole=True,
+        )
+        if len(entry) <= _WITHIN:
+            said[_WITHIN_KEY] = entry.decode()
+        _replace(fs, url, posixpath.join(root, log.LOG, LAST), dumps(said).encode())
 
 
 def _replace(fs: fsspec.AbstractFileSystem, url: str, target: str, data: bytes) -> None:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import posixpath
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from refindex.access import urls
-from refindex.errors import FormatError, ManifestError
-from refindex.model.chunks import ChunkTable
+from refindex.errors import ManifestError
 from refindex.model.zarr_v3 import dumps
 from refindex.storage import tables
+from refindex.storage.parquet.fetched import Fetched
 from refindex.storage.parquet.log import DataFile, overlaps, within
 
 _DELTA_TYPES = {
@@ -31,7 +31,10 @@ _DELTA_TYPES = {
 }
 
 _TAIL = 64 << 10
-"""The end of a file that is read to begin with: it holds the footers of all but large ones."""
+"""The end of a file that is read to begin with, and a 256th of large ones: mostly it holds the footer."""
+
+_WHOLE = 1 << 20
+"""Remote files of up to so many bytes are fetched whole: one request, where the footer and a row group take two."""
 
 
 def delta_schema() -> str:
@@ -134,13 +137,17 @@ class OpenFile:
     def __init__(self, fs: fsspec.AbstractFileSystem, root: str, url: str, file: DataFile) -> None:
         self.file, self._url = file, url
         path = posixpath.join(root, file.path)
+        self._fetched = None if urls.is_local(url) else Fetched(fs, path, file.size)
         try:
-            size = int(fs.size(path) or 0)
-            if size != file.size:
+            # Elsewhere the checksum of the footer tells as well, which is where the log says that the file ends.
+            if (self._fetched is None or file.footer is None) and (size := int(fs.size(path) or 0)) != file.size:
                 raise ValueError(f"it has {size} bytes, the log says {file.size}")
-            metadata = pq.read_metadata(io.BytesIO(_checked_footer(fs, path, file)))
-            where = path if urls.is_local(url) else fs.open(path, "rb")
-            self._parquet = pq.ParquetFile(where, metadata=metadata, page_checksum_verification=True)
+            if self._fetched is not None and file.size <= _WHOLE:
+                self._fetched.hold(0, file.size)
+            metadata = pq.read_metadata(io.BytesIO(_checked_footer(self._fetched or fs.open(path, "rb"), file)))
+            self._parquet = pq.ParquetFile(
+                path if self._fetched is None else self._fetched, metadata=metadata, page_checksum_verification=True
+            )
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self.damaged(error) from error
         names = self._parquet.schema_arrow.names
@@ -189,8 +196,20 @@ class OpenFile:
             )
         return groups
 
+    def _hold(self, numbers: Sequence[int]) -> None:
+        """Fetch what neighbouring row groups take, of a remote file."""
+        if self._fetched is None or not numbers:
+            return
+        metadata = self._parquet.metadata
+        groups = [metadata.row_group(number) for number in numbers]
+        columns = [group.column(n) for group in groups for n in range(group.num_columns)]
+        starts = [column.dictionary_page_offset or column.data_page_offset for column in columns]
+        ends = [start + column.total_compressed_size for start, column in zip(starts, columns, strict=True)]
+        self._fetched.hold(min(starts), min(max(ends), self.file.size))
+
     def read_group(self, number: int) -> pa.Table:
         try:
+            self._hold([number])
             return self._parquet.read_row_group(number)
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise self.damaged(error) from error
@@ -201,18 +220,21 @@ class OpenFile:
 
     def read(self) -> pa.Table:
         try:
+            self._hold(range(self._parquet.metadata.num_row_groups))
             return self._parquet.read()
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise self.damaged(error) from error
 
 
-def _checked_footer(fs: fsspec.AbstractFileSystem, path: str, file: DataFile) -> bytes:
+def _checked_footer(opened: BinaryIO | Fetched, file: DataFile) -> bytes:
     """The footer of a file, whose statistics decide which rows are looked at: damage must not hide any."""
-    tail = bytes(fs.cat_file(path, start=max(0, file.size - _TAIL), end=file.size))
-    footer = _footer(tail)
-    if len(footer) == len(tail) < file.size:
-        length = min(file.size, int.from_bytes(tail[-8:-4], "little") + 8)
-        footer = bytes(fs.cat_file(path, start=file.size - length, end=file.size))
+    with contextlib.nullcontext(opened) if isinstance(opened, Fetched) else opened as data:
+        data.seek(max(0, file.size - max(_TAIL, file.size >> 8)))
+        tail = data.read(file.size)
+        footer = _footer(tail)
+        if len(footer) == len(tail) < file.size:
+            data.seek(file.size - min(file.size, int.from_bytes(tail[-8:-4], "little") + 8))
+            footer = data.read(file.size)
     if file.footer is not None and zlib.crc32(footer) != file.footer:
         raise ValueError("its footer does not have the checksum that the log says")
     return footer
@@ -225,26 +247,3 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
         table = table.set_column(at, "mtime", pc.cast(table.column("mtime"), pa.int64()))
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
-
-
-def by_path(table: pa.Table) -> Mapping[str, ChunkTable]:
-    """Split the rows of a row group, which are sorted by path, into one table an array.
-
-    Raises
-    ------
-    FormatError
-        If they are not sorted, or contradict each other.
-    """
-    encoded = table.column("path").combine_chunks().dictionary_encode()
-    encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
-    codes = encoded.indices.to_numpy()
-    names = encoded.dictionary.to_pylist()
-    starts = np.flatnonzero(np.diff(codes, prepend=-1))
-    if len(starts) != len(names):
-        raise FormatError("references are not sorted by path")
-    stops = np.append(starts[1:], len(codes))
-    rest = table.drop_columns(["path"])
-    return {
-        names[codes[start]]: tables.make_chunks(rest.slice(start, stop - start))
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-    }

@@ -259,8 +259,9 @@ def entry(
     removed: Iterable[DataFile],
     operation: str,
     details: Mapping[str, Any],
+    whole: bool = False,
 ) -> bytes:
-    """The log entry that makes ``snapshot`` (its version, timestamp and metadata) as JSON lines."""
+    """The log entry that makes ``snapshot`` (its version, timestamp, metadata) as JSON lines; whole: from nothing."""
     now = snapshot.timestamp
     info = {
         # First, so that the first checksum in the text is that of the entry, whatever the details say. The id makes
@@ -272,7 +273,7 @@ def entry(
         "engineInfo": "refindex",
     }
     actions: list[dict[str, Any]] = [{"commitInfo": info}]
-    if snapshot.version == 0:
+    if whole or snapshot.version == 0:
         actions += [{"protocol": PROTOCOL}, {"metaData": snapshot.metadata}]
     actions += [
         {"remove": {"path": quote(f.path, safe="/=-_.~"), "deletionTimestamp": now, "dataChange": True}}

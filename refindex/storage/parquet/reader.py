@@ -21,7 +21,7 @@ from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Node, Placement, ScanReport, Source
 from refindex.storage import tables
 from refindex.storage.parquet import versions
-from refindex.storage.parquet.files import OpenFile, by_path, rows_of
+from refindex.storage.parquet.files import OpenFile, rows_of
 from refindex.storage.parquet.log import DataFile
 
 _CACHE_NBYTES = 64 << 20
@@ -31,6 +31,11 @@ _CACHE_NBYTES = 64 << 20
 class ParquetReader:
     """One snapshot of a Parquet manifest.
 
+    Parameters
+    ----------
+    log:
+        What was seen of its log, if somebody has looked.
+
     Raises
     ------
     NotFoundError
@@ -39,10 +44,17 @@ class ParquetReader:
         If it is damaged, or of a newer format.
     """
 
-    def __init__(self, url: str, *, version: int | None = None, storage_options: StorageOptions = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        version: int | None = None,
+        storage_options: StorageOptions = None,
+        log: versions.Log | None = None,
+    ) -> None:
         self.url = url
         self._fs, self._root = filesystem(url, storage_options)
-        self._snapshot = versions.snapshot(self._fs, self._root, url, version)
+        self._snapshot = versions.snapshot(self._fs, self._root, url, version, log)
         self.version = self._snapshot.version
         self._lock = threading.RLock()
         self._files: dict[str, OpenFile] = {}
@@ -62,6 +74,14 @@ class ParquetReader:
             if file.path not in self._files:
                 self._files[file.path] = OpenFile(self._fs, self._root, self.url, file)
             return self._files[file.path]
+
+    def files(self, kind: str) -> list[DataFile]:
+        """The files of a kind."""
+        return self._snapshot.of_kind(kind)
+
+    def open_file(self, file: DataFile) -> OpenFile:
+        """A file by itself, for the caller to read and to close."""
+        return OpenFile(self._fs, self._root, self.url, file)
 
     def _rows(self, kind: str) -> list[dict[str, Any]]:
         """All rows of one of the small kinds."""
@@ -104,7 +124,7 @@ class ParquetReader:
                 return self._cache[key]
             table = opened.read_group(number)
             try:
-                loaded = by_path(table)
+                loaded = tables.by_path(table)
             except (ValueError, pa.ArrowException) as error:
                 raise opened.damaged(error) from error
             self._cache[key] = loaded

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,6 +43,7 @@ class Log:
         self._fetched: dict[int, bytes] = {}
         self._entries: list[int] = []
         self._checkpoints: list[int] = []
+        self._known: Snapshot | None = None
         self._listed = log.can_list(fs)
         self.newest = self._list() if self._listed else self._probe()
 
@@ -62,14 +64,19 @@ class Log:
         return self._entries[-1] if self._entries else None
 
     def _probe(self) -> int | None:
-        hint = checkpoint.last(self.fs, self.root, self.url)
-        newest = hint if hint is not None and hint >= 0 and self._fetch(hint) is not None else 0
+        hint = checkpoint.hint(self.fs, self.root, self.url)
+        self._known = None if hint is None else hint.snapshot
+        newest = 0
+        if hint is not None and (hint.snapshot is not None or (hint.version >= 0 and self._fetch(hint.version))):
+            newest = hint.version
         self._checkpoints = [newest] if newest else []
         if hint is None and self._fetch(0) is None:
             return None
         while self._fetch(newest + 1) is not None:
             newest += 1
-        if self._fetch(newest) is None or newest < (hint or 0):
+        if self._known is not None:
+            return newest
+        if self._fetch(newest) is None or (hint is not None and newest < hint.version):
             raise ManifestError(
                 f"{self.where}: {log.LOG}/{checkpoint.LAST} is damaged, or log entries up to the version that it names "
                 "are missing, and this place cannot be listed to find more. Restore it from a copy, or scan again."
@@ -138,7 +145,10 @@ class Log:
         wanted = self._require_newest() if version is None else version
         if not 0 <= wanted <= self._require_newest():
             raise self._no_version(wanted)
-        found = next((s for s in map(self._checkpoint, self._candidates(wanted)) if s is not None), None)
+        if self._known is not None and self._known.version <= wanted:
+            found: Snapshot | None = replace(self._known, files=dict(self._known.files))
+        else:
+            found = next((s for s in map(self._checkpoint, self._candidates(wanted)) if s is not None), None)
         if found is None and self._fetch(0) is None:
             if wanted < self.oldest:
                 raise self._no_version(wanted)
@@ -212,9 +222,11 @@ class Log:
         return numbers[index - 1]
 
 
-def snapshot(fs: fsspec.AbstractFileSystem, root: str, url: str, version: int | None = None) -> Snapshot:
-    """The table at a version (the newest if None), as :meth:`Log.snapshot` has it."""
-    found = Log(fs, root, url)
+def snapshot(
+    fs: fsspec.AbstractFileSystem, root: str, url: str, version: int | None = None, found: Log | None = None
+) -> Snapshot:
+    """The table at a version (the newest if None), as :meth:`Log.snapshot` has it, from a log that was looked at."""
+    found = found or Log(fs, root, url)
     try:
         return found.snapshot(version)
     except ManifestError:

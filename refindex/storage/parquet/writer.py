@@ -40,7 +40,7 @@ def commit(
 ) -> int:
     """Commit on top of a version, as :func:`refindex.storage.commit` says."""
     fs, root = filesystem(url, storage_options)
-    with Draft(fs, root, url, _previous(fs, root, url, base)) as draft:
+    with Draft(fs, root, url, previous(fs, root, url, base)) as draft:
         if isinstance(content, Manifest):
             _replace(draft, content)
         else:
@@ -64,7 +64,7 @@ def restore(url: str, version: int, *, storage_options: StorageOptions = None) -
         return draft.commit("restore", {"version": version})
 
 
-def _previous(fs: fsspec.AbstractFileSystem, root: str, url: str, base: int | None) -> Snapshot | None:
+def previous(fs: fsspec.AbstractFileSystem, root: str, url: str, base: int | None) -> Snapshot | None:
     """The version to commit on top of, None for a new archive."""
     where = urls.display(url)
     with reading(url, "looking at the output"):
@@ -195,8 +195,8 @@ class Draft:
             with contextlib.suppress(OSError):
                 self.fs.rm_file(posixpath.join(self.root, file.path))
 
-    def commit(self, operation: str, details: Mapping[str, Any]) -> int:
-        """Create the log entry, and a checkpoint if it is time for one."""
+    def commit(self, operation: str, details: Mapping[str, Any], *, checkpointed: bool = False) -> int:
+        """Create the log entry, and a checkpoint if it is time for one, or asked for."""
         before = self.previous
         now = log.next_timestamp(before.timestamp if before else 0)
         snapshot = Snapshot(
@@ -225,7 +225,7 @@ class Draft:
                     raise ExistsError(f"{urls.display(self.url)} was made by another writer meanwhile") from error
                 raise
         self._written.clear()
-        if snapshot.version and snapshot.version % checkpoint.EVERY == 0:
+        if checkpointed or (snapshot.version and snapshot.version % checkpoint.EVERY == 0):
             # What is committed is committed: without the checkpoint opening takes longer, and that is all.
             with contextlib.suppress(Exception):
                 checkpoint.write(self.fs, self.root, self.url, snapshot)

@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -203,6 +203,31 @@ class SQLiteReader:
                     batch = wanted[begin : begin + _BATCH]
                     marks = ",".join("?" * len(batch))
                     rows += self._query(f"SELECT {columns} {where} AND chunk IN ({marks})", batch)
+        return self._table(path, rows)
+
+    def is_inline(self, path: str) -> bool:
+        """Whether all chunks of an array are in the manifest itself."""
+        where = f"node = {self._ids[path]} AND {database.live(self.version)} AND source IS NOT NULL"
+        return not self._query(f"SELECT 1 FROM chunk WHERE {where} LIMIT 1")
+
+    def windows(self, path: str, rows: int) -> Iterator[ChunkTable]:
+        """The references of an array, so many at a time."""
+        columns = 'chunk, source, "offset", length, encoding, data'
+        where = f"FROM chunk WHERE node = {self._ids[path]} AND {database.live(self.version)}"
+        last = -1
+        while True:
+            sql = f"SELECT {columns} {where} AND chunk > ? ORDER BY chunk LIMIT ?"
+            table = self._table(path, self._query(sql, (last, rows)))
+            if not len(table):
+                return
+            yield table
+            last = int(table.chunk[-1])
+
+    def count(self) -> int:
+        """How many references there are."""
+        return int(self._query(f"SELECT count(*) FROM chunk WHERE {database.live(self.version)}")[0][0])
+
+    def _table(self, path: str, rows: Sequence[tuple[Any, ...]]) -> ChunkTable:
         try:
             return make_table(rows)
         except (FormatError, TypeError, ValueError, OverflowError) as error:

@@ -24,7 +24,7 @@ from refindex.model.chunks import INLINE, ChunkTable
 from refindex.model.manifest import Manifest, Node, Placement, ReportEntry, Source
 from refindex.model.zarr_v3 import dumps
 from refindex.storage import tables
-from refindex.storage.protocol import Removed, first_kept
+from refindex.storage.protocol import Copied, Removed, first_kept
 from refindex.storage.sqlite import database
 from refindex.storage.sqlite.reader import make_table
 
@@ -54,7 +54,7 @@ def commit(
                 f"{urls.display(url)}: version {newest} is there, and the change was made from version {base}; nothing "
                 "was written. Read the newest version and try again."
             )
-        version = _add_version(db, operation, details)
+        version = add_version(db, operation, details)
         if isinstance(content, Manifest):
             _replace(db, content, urls.parent(url), version)
         else:
@@ -136,17 +136,29 @@ def replace_remote(
 
 def _fill(path: Path, manifest: Manifest, url: str, operation: str, details: Mapping[str, Any]) -> None:
     with contextlib.closing(database.create(path)) as db, database.transaction(db, url):
-        version = _add_version(db, operation, details)
+        version = add_version(db, operation, details)
         _replace(db, manifest, urls.parent(url), version)
 
 
-def _add_version(db: sqlite3.Connection, operation: str, details: Mapping[str, Any]) -> int:
+def add_version(
+    db: sqlite3.Connection, operation: str, details: Mapping[str, Any], *, after: tuple[int, int] = (-1, 0)
+) -> int:
+    """Add the next version; in a new file the one after a version with a timestamp."""
     last, timestamp = db.execute(
-        "SELECT coalesce(max(version), -1), coalesce(max(timestamp), 0) FROM version"
+        "SELECT coalesce(max(version), ?), coalesce(max(timestamp), ?) FROM version", after
     ).fetchone()
     now = max(time.time_ns() // 1_000_000, timestamp + 1)
     db.execute("INSERT INTO version VALUES (?, ?, ?, ?)", (last + 1, now, operation, dumps(dict(details))))
     return int(last) + 1
+
+
+def insert_whole(db: sqlite3.Connection, content: Copied, base: str, version: int) -> dict[str, int]:
+    """Write all but the references of a version into a new file; the ids of the nodes by path."""
+    ids = _write_nodes(db, content.nodes, version)
+    _insert(db, "source", _source_rows(content.sources, base, 0), version)
+    _insert(db, "placement", _placement_rows(content.placements, 0), version)
+    _insert(db, "report", _report_rows(content.report, base, 0), version)
+    return ids
 
 
 def _replace(db: sqlite3.Connection, manifest: Manifest, base: str, version: int) -> None:
@@ -162,7 +174,7 @@ def _replace(db: sqlite3.Connection, manifest: Manifest, base: str, version: int
         same = _same_rows(old, array.chunks)
         if same < len(old):
             _drop(db, ids[path], int(old.chunk[same]), version)
-        _insert_chunks(db, ids[path], array.chunks.take(slice(same, None)), version)
+        insert_chunks(db, ids[path], array.chunks.take(slice(same, None)), version)
     for table, rows in (
         ("source", _source_rows(manifest.sources, base, 0)),
         ("placement", _placement_rows(manifest.placements, 0)),
@@ -191,7 +203,7 @@ def _apply(db: sqlite3.Connection, change: Change, base: str, version: int) -> N
         if path in ids:
             _drop(db, ids[path], first, version)
     for path, table in change.chunks.items():
-        _insert_chunks(db, ids[path], table, version)
+        insert_chunks(db, ids[path], table, version)
     if change.replace_placements:
         _replace_rows(db, "placement", list(_placement_rows(change.placements, 0)), version)
     else:
@@ -298,7 +310,7 @@ def _report_rows(report: Iterable[ReportEntry], base: str, first: int) -> Iterat
     )
 
 
-def _insert_chunks(db: sqlite3.Connection, node: int, table: ChunkTable, version: int) -> None:
+def insert_chunks(db: sqlite3.Connection, node: int, table: ChunkTable, version: int) -> None:
     # What is the same in all rows stands in the statement: a third less time than as parameters.
     db.executemany(
         'INSERT INTO chunk (node, chunk, source, "offset", length, encoding, data, added) '
@@ -331,7 +343,7 @@ def restore(url: str, version: int) -> int:
         first, last = db.execute("SELECT min(version), max(version) FROM version").fetchone()
         if first is None or not first <= version <= last:
             raise NotFoundError(f"{urls.display(url)}: there is no version {version}; versions are {first} to {last}")
-        new = _add_version(db, "restore", {"version": version})
+        new = add_version(db, "restore", {"version": version})
         for table in TABLES:
             columns = database.names(table)
             db.execute(
