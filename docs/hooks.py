@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = {
     "tutorials/open-a-legacy-archive.md": ROOT / "notebooks" / "open_a_legacy_archive.ipynb",
     "tutorials/join-unequal-years.md": ROOT / "notebooks" / "join_unequal_years.ipynb",
+    "tutorials/where-the-bytes-are.md": ROOT / "notebooks" / "where_the_bytes_are.ipynb",
+    "tutorials/publish-and-open-over-http.md": ROOT / "notebooks" / "publish_and_open_over_http.ipynb",
 }
 
 ROLE = re.compile(r":(?:class|data|func|meth|mod):<code>(?:~[\w.]*\.)?([^<]+)</code>")
@@ -71,5 +73,8 @@ def _output(output: Any) -> str:
     data = output.get("data", {})
     if "image/png" in data:
         return f'<img alt="the plot that the code above draws" src="data:image/png;base64,{data["image/png"].strip()}">'
+    # Ours is one element without blank lines, which Markdown leaves as it is.
+    if data.get("text/html", "").startswith('<div class="refindex-view">'):
+        return str(data["text/html"])
     text = data.get("text/plain") or (output.text if output.get("name") == "stdout" else "")
     return f"```text\n{text.rstrip()}\n```" if text.strip() else ""

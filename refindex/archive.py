@@ -16,6 +16,7 @@ import zarr
 from refindex import storage
 from refindex.access import urls
 from refindex.errors import NotFoundError
+from refindex.model import html
 from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Manifest, Node, ScanReport, Source
 from refindex.serve.codec_pipeline import open_group
@@ -222,4 +223,14 @@ class Archive(AbstractContextManager["Archive"]):
         return (
             f"<refindex.Archive {urls.display(self.url)}: version {self.version}, {len(self.arrays)} arrays, "
             f"{len(self.sources)} sources>"
+        )
+
+    def _repr_html_(self) -> str:
+        return html.hierarchy(
+            "refindex.Archive",
+            name=urls.display(self.url),
+            facts=[f"version {self.version}"],
+            nodes=self.nodes,
+            sources=self.sources,
+            report=self.report,
         )

@@ -16,6 +16,7 @@ from refindex.access.files import StorageOptions, describe_change, open_reader, 
 from refindex.errors import ConflictError, NotFoundError, StaleSourceError, UnsupportedError
 from refindex.join import JoinOptions, Member, join, without
 from refindex.join.options import OnDifference, Overlap
+from refindex.model import html
 from refindex.model.change import Change, Content
 from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Manifest, ReportEntry, ScanReport, Source
@@ -47,6 +48,10 @@ class Growth:
     removed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     report: ScanReport = ScanReport()  # noqa: RUF009 -- frozen
+
+    def _repr_html_(self) -> str:
+        files = {name: getattr(self, name) for name in ("added", "replaced", "removed", "skipped")}
+        return html.growth(self.version, files, self.report)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -224,6 +224,15 @@ class _Join:
             return self.held[key]
         return {tuple(dim.tracks[number][0][0] for dim in joined)}
 
+    def _held(self, first: Use, axes: Sequence[JoinedDim | None]) -> set[tuple[int, ...]] | None:
+        """The places at which an archive has files; None if that is everywhere, or it is none."""
+        joined = [dim for dim in axes if dim is not None]
+        if len(joined) < 2 or not self.members[first.member].is_base:
+            return None
+        cells = self._cells_of(first.member, joined)
+        whole = len(cells) == math.prod(len(track) for track in first.tracks)
+        return None if whole or any(-1 in cell for cell in cells) else cells
+
     def _check_missing(
         self, plan: ArrayPlan, holders: Mapping[tuple[int, ...], int], joined: Sequence[JoinedDim]
     ) -> None:
@@ -355,7 +364,8 @@ class _Join:
             joined = join_values(plan, uses, self.members, axes, fill, self.findings)
         else:
             try:
-                joined = join_references(plan, uses, self.members, axes, source_maps, fill, self.cache, self.kept)
+                held = self._held(uses[0], axes)
+                joined = join_references(plan, uses, self.members, axes, source_maps, fill, self.cache, self.kept, held)
             except RefindexError as error:
                 self.findings.bar(str(error))
                 return

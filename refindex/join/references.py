@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,7 @@ def join_references(
     fill: Any,
     cache: AxisCache,
     kept: Kept,
+    held: Collection[tuple[int, ...]] | None = None,
 ) -> JoinedReferences:
     """Put the references of the members that use an array into one grid.
 
@@ -108,6 +109,8 @@ def join_references(
         For each member, the numbers of its sources in the joined manifest.
     fill:
         What a chunk without a reference reads as.
+    held:
+        The places that the archive has files at, if there are others between them: see :class:`RowJoin`.
     """
     nodes = plan.variants.nodes
     axes = _axes(plan, uses, dims, cache)
@@ -127,7 +130,9 @@ def join_references(
 
     codecs = declared_codecs(plan, uses, table_of, base)
     encodings = Encodings(plan, codecs, initial=nodes[base.kind].encodings if base is not None and keep else ())
-    rows = RowJoin(plan=plan, axes=axes, dims=dims, grid=grid, source_maps=source_maps, encodings=encodings, fill=fill)
+    rows = RowJoin(
+        plan=plan, axes=axes, dims=dims, grid=grid, source_maps=source_maps, encodings=encodings, fill=fill, held=held
+    )
     counts = [len(old or ()) if use is base else members[use.member].count(plan.path) for use in uses]
     firsts = [keep if use is base else 0 for use in uses]
     chunks = kept.add(_joined_rows(rows, uses, counts, firsts, table_of), sum(counts))

@@ -211,10 +211,18 @@ def _without_rows(
         for cell in lost:
             inside = np.ones(len(table), dtype=bool)
             for key, (low, high) in zip(dims, cell, strict=True):
-                inside &= (origins[key] >= low) & (origins[key] < high)
+                # A chunk that was rewritten from several files stays; only its parts outside are served.
+                inside &= (origins[key] >= low) & (_ends(array, at[key], coordinates, origins[key]) <= high)
             away |= inside
             stays &= ~inside
     return (table.take(np.flatnonzero(~away)) if away.any() else table), bool(np.any(away & stays))
+
+
+def _ends(array: Array, axis: int, coordinates: IntArray, origin: IntArray) -> IntArray:
+    """Where chunks end along a dimension, at the array's end at most."""
+    start = array.grid.starts[axis]
+    end = origin + start if isinstance(start, int) else start[coordinates[:, axis] + 1]
+    return np.asarray(np.minimum(end, array.shape[axis]))
 
 
 def _kept_values(member: Member, path: str, names: str) -> npt.NDArray[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,6 +51,9 @@ class RowJoin:
         For each member, the numbers of its sources in the joined manifest.
     encodings:
         Of the joined array; those that are met are added.
+    held:
+        Of the archive that is appended to, which is the first member: the places, one segment of each joined dimension,
+        that it has files at. What its chunks have at others, between those files, is not taken. None: all.
     adapted:
         Whether some of the rows so far are not served as they are stored.
     inline:
@@ -64,6 +67,7 @@ class RowJoin:
     source_maps: Mapping[int, IntArray]
     encodings: Encodings
     fill: Any
+    held: Collection[tuple[int, ...]] | None = None
     adapted: bool = False
     inline: bool = True
 
@@ -102,6 +106,9 @@ class RowJoin:
             if start.any():
                 starts[n] = start
         inside = (numbers >= window[0]) & (numbers < window[1])
+        if self.held is not None:
+            archive = np.array([use.member == 0 for use in uses], dtype=bool)[columns.use]
+            inside[archive] &= self._at_files(numbers[archive])
         if not inside.all():
             rows = np.flatnonzero(inside)
             columns.take(rows)
@@ -120,6 +127,19 @@ class RowJoin:
         self.adapted = self.adapted or _is_adapted(plan, table, encodings, grid)
         self.inline = self.inline and table.is_inline
         return table
+
+    def _at_files(self, numbers: IntArray) -> npt.NDArray[np.bool_]:
+        """Which chunks of the joined array lie where the archive has files."""
+        coordinates = self.grid.coordinates(numbers)
+        segments = []
+        for axis, dim in enumerate(self.dims):
+            if dim is not None:
+                start, along = self.grid.starts[axis], coordinates[:, axis]
+                first = along * start if isinstance(start, int) else start[along]
+                segments.append(dim.segment[np.searchsorted(dim.at, first, side="right") - 1])
+        distinct, inverse = np.unique(np.stack(segments, axis=1), axis=0, return_inverse=True)
+        there = np.array([tuple(cell) in (self.held or ()) for cell in distinct.tolist()], dtype=bool)
+        return there[inverse.reshape(-1)]
 
 
 def _concatenate(uses: Sequence[Use], tables: Sequence[ChunkTable], source_maps: Mapping[int, IntArray]) -> _Columns:

@@ -85,7 +85,8 @@ class Commit:
     timestamp:
         Milliseconds since 1970 UTC; later versions never have earlier ones.
     operation:
-        ``write``, ``append``, ``replace``, ``remove``, ``relocate``, ``restore``.
+        ``write``, ``append``, ``replace``, ``remove``, ``relocate``, ``optimize``, ``restore``,
+        ``publish``.
     details:
         What the operation says of itself: names of files added, numbers of references, the version restored.
     """

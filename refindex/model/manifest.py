@@ -134,6 +134,11 @@ class ScanReport:
         ]
         return "\n".join([f"scan report: {total or 'nothing scanned'}", *lines])
 
+    def _repr_html_(self) -> str:
+        from refindex.model import html  # which imports this module
+
+        return html.report(self.entries)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
@@ -357,6 +362,11 @@ class Manifest:
             f"<refindex.Manifest: {len(self.arrays)} arrays, {len(self.groups)} groups, "
             f"{self.n_references} references into {len(self.sources)} sources>"
         )
+
+    def _repr_html_(self) -> str:
+        from refindex.model import html  # which imports this module
+
+        return html.hierarchy("refindex.Manifest", nodes=self.nodes, sources=self.sources, report=self.report)
 
 
 def _outside(bounds: tuple[int, int], low: int, stop: int) -> bool:

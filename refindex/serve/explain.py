@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
+
+from refindex.model import html
+
+nbytes = html.nbytes
 
 _COLUMNS = ("selection", "shape", "chunks", "requests", "read", "wanted", "decoded", "files")
 
@@ -101,26 +104,12 @@ class Explanation:
         return "\n".join([f"/{self.array}", *lines])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(name)}</th>" for name in _COLUMNS)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cost.row()) + "</tr>"
-            for cost in (self.cost, *self.others)
-        )
-        caption = f"<caption>/{escape(self.array)}</caption>"
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        rows = [cost.row() for cost in (self.cost, *self.others)]
+        return html.view(html.table(_COLUMNS, rows, numbers=len(_COLUMNS) - 2, caption=f"/{self.array}"))
 
 
 def _fields(cost: Cost) -> dict[str, Any]:
     return {name: getattr(cost, name) for name in cost.__dataclass_fields__}
-
-
-def nbytes(count: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} PB"
 
 
 def usual_selections(shape: tuple[int, ...], dims: tuple[str | None, ...]) -> Mapping[str, tuple[Any, ...]]:

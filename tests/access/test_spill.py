@@ -55,7 +55,7 @@ def test_every_table_comes_back(written: Sequence[ChunkTable], before: int) -> N
         if one.pages is not None:
             one.pages.release()
         assert one.same_references(table)
-        assert pickle.loads(pickle.dumps(one)).same_references(table)  # noqa: S301 -- our own
+        assert pickle.loads(pickle.dumps(one)).same_references(table)
 
 
 @st.composite

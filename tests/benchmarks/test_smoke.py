@@ -54,7 +54,7 @@ def test_every_measurement_works(tmp_path: Path) -> None:
 def test_unknown_names_are_refused() -> None:
     done = _run("nothing")
     assert done.returncode == 2
-    assert "there is no nothing; choose from index, scan, scan-1m, many, join" in done.stderr
+    assert "there is no nothing; choose from index, scan, scan-1m, many, many-small, join" in done.stderr
 
 
 @pytest.mark.parametrize("storage", [[], ["--sqlite"]])

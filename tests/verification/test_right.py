@@ -20,8 +20,8 @@ import zarr
 sys.path.insert(0, str(Path(__file__).parents[1] / "gauntlet"))
 
 from cases import cases
-from conftest import write_weather
 from serving import RangeServer
+from weather import write_weather
 
 import refindex
 from tests.join.archives import Part, write_archive

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[1] / "gauntlet"))
 
 from cases import cases
-from conftest import write_weather
 from oracle import compare_file
 from serving import RangeServer
+from weather import write_weather
 
 import refindex
 from refindex import Manifest, Node, Placement

@@ -7,6 +7,9 @@ from typing import Any
 
 import fsspec
 
+from refindex.access.failures import explain
+from refindex.access.retry import retrying
+
 
 class Fetched(io.RawIOBase):
     """A remote file of known size, parts of which are in memory.
@@ -27,12 +30,17 @@ class Fetched(io.RawIOBase):
         Raises
         ------
         OSError
-            If other than these come back.
+            If other than these come back, or the request fails.
         """
-        if (start, stop) == (0, self._size):
-            data = bytes(self._fs.cat_file(self._path))  # servers that know no ranges can do that, too
-        else:
-            data = bytes(self._fs.cat_file(self._path, start=start, end=stop))
+        # Servers that know no ranges can give the whole, too.
+        part = {} if (start, stop) == (0, self._size) else {"start": start, "end": stop}
+        try:
+            data = bytes(retrying(lambda: self._fs.cat_file(self._path, **part)))
+        except OSError:
+            raise
+        except Exception as error:
+            # Packages for HTTP and object stores raise errors of their own.
+            raise OSError(" ".join(explain(error)).rstrip()) from error
         if len(data) != stop - start:
             raise OSError(f"expected {stop - start} bytes from {start} on, got {len(data)}")
         return data
