@@ -20,21 +20,29 @@ AT_ONCE = 32
 def look(places: Sequence[str], storage_options: StorageOptions) -> dict[str, Source | RefindexError]:
     """What is at these URLs now, or why it cannot be seen. Local files are not opened for that."""
 
-    def one(place: str) -> Source | RefindexError:
-        try:
-            if urls.is_local(place):
-                with reading(place, "looking at it"):
-                    status = urls.local_path(place).stat()
-                if urls.local_path(place).is_dir():
-                    return SourceError(f"{urls.display(place)}: a folder; name the file in it, or the folder of both")
-                return Source(url=place, size=status.st_size, mtime=status.st_mtime_ns // 1000)
-            with contextlib.closing(RemoteBlocks.open(place, storage_options, first=1, whole=0)) as blocks:
-                return blocks.source
-        except RefindexError as error:
-            return error
-
     pool = ThreadPoolExecutor(max_workers=max(1, min(AT_ONCE, len(places))))
     try:
-        return dict(zip(places, pool.map(one, places), strict=True))
+        return dict(zip(places, pool.map(lambda place: look_at(place, storage_options), places), strict=True))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def look_at(url: str, storage_options: StorageOptions, *, by_ranges: bool = False) -> Source | RefindexError:
+    """What is at a URL now, or why it cannot be seen, or (``by_ranges``) be read in parts."""
+    where = urls.display(url)
+    try:
+        if urls.is_local(url):
+            with reading(url, "looking at it"):
+                status = urls.local_path(url).stat()
+            if urls.local_path(url).is_dir():
+                return SourceError(f"{where}: a folder; name the file in it, or the folder of both")
+            return Source(url=url, size=status.st_size, mtime=status.st_mtime_ns // 1000)
+        with contextlib.closing(RemoteBlocks.open(url, storage_options, first=1, whole=0)) as blocks:
+            if by_ranges and blocks.held > 1:
+                return SourceError(
+                    f"{where}: the server knows no ranges: it was asked for one byte, and sent all {blocks.size}. Each "
+                    "chunk would cost the whole file; put it on a server that does"
+                )
+            return blocks.source
+    except RefindexError as error:
+        return error

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-import xarray as xr
 
 from refindex import api
-from refindex.archive import Archive
 from refindex.cli.options import AS_OF, JSON, STORAGE_OPTIONS, VERSION, dump, parse_storage_options
 from refindex.storage.protocol import require
+
+if TYPE_CHECKING:  # xarray and zarr take most of a second to import
+    from refindex.archive import Archive
 
 
 def command(
@@ -99,6 +100,8 @@ def _by_coordinates(opened: Archive, path: str, labels: dict[str, str]) -> dict[
                     ends.reverse()
                 chosen[dim] = index.slice_indexer(*ends)
             else:
+                import xarray as xr
+
                 one = xr.DataArray(np.arange(len(index)), {dim: dataset[dim]}, (dim,))
                 method = "nearest" if numeric or dataset[dim].dtype.kind == "M" else None
                 wanted = float(first) if numeric else np.datetime64(first) if dataset[dim].dtype.kind == "M" else first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,11 +12,13 @@ from rich.tree import Tree
 
 from refindex import api
 from refindex.access import urls
-from refindex.archive import Archive
 from refindex.cli.ls import describe
 from refindex.cli.options import AS_OF, JSON, STORAGE_OPTIONS, VERSION, dump, parse_storage_options, plural
+from refindex.model.html import nbytes
 from refindex.model.manifest import Node, Status
-from refindex.serve.explain import nbytes
+
+if TYPE_CHECKING:  # xarray and zarr take most of a second to import
+    from refindex.archive import Archive
 
 
 def command(

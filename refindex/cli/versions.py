@@ -12,7 +12,7 @@ import typer
 from refindex import api
 from refindex.cli.append import ARCHIVE
 from refindex.cli.options import JSON, STORAGE_OPTIONS, dump, parse_storage_options
-from refindex.serve.explain import nbytes
+from refindex.model.html import nbytes
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw])$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from refindex.access import urls
-from refindex.access.blocks import RemoteBlocks
-from refindex.access.files import StorageOptions, describe_change, reading
+from refindex.access.files import StorageOptions, describe_change
+from refindex.access.looking import look_at
 from refindex.errors import RefindexError, SourceError, StaleSourceError
 from refindex.model.manifest import Source
 
@@ -59,7 +58,7 @@ def look(
     seen: list[Source | RefindexError] = []
     pool = ThreadPoolExecutor(max_workers=max(1, min(_AT_ONCE, len(public))))
     try:
-        for found in pool.map(lambda source: _look(source.url, options(source.url)), public):
+        for found in pool.map(lambda source: look_at(source.url, options(source.url), by_ranges=True), public):
             seen.append(found)
             if progress is not None:
                 progress(len(seen), len(public))
@@ -83,27 +82,6 @@ def look(
             if change is not None or not told:
                 renewed.append(urls.display(now.url))
     return Looked(sources=tuple(sources), renewed=tuple(renewed), problems=tuple(problems))
-
-
-def _look(url: str, storage_options: StorageOptions) -> Source | RefindexError:
-    """What is at a URL, or why it cannot be read."""
-    where = urls.display(url)
-    try:
-        if urls.is_local(url):
-            with reading(url, "looking at it"):
-                status = urls.local_path(url).stat()
-            if urls.local_path(url).is_dir():
-                return SourceError(f"{where}: a folder; name the file in it, or the folder of both")
-            return Source(url=url, size=status.st_size, mtime=status.st_mtime_ns // 1000)
-        with contextlib.closing(RemoteBlocks.open(url, storage_options, first=1, whole=0)) as blocks:
-            if blocks.held > 1:
-                return SourceError(
-                    f"{where}: the server knows no ranges: it was asked for one byte, and sent all {blocks.size}. Each "
-                    "chunk would cost the whole file; put it on a server that does"
-                )
-            return blocks.source
-    except RefindexError as error:
-        return error
 
 
 def refusal(problems: Sequence[RefindexError], total: int) -> RefindexError:

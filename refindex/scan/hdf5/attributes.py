@@ -13,7 +13,7 @@ from refindex.errors import UnsupportedError
 from refindex.model.zarr_v3 import json_value
 from refindex.scan.cf import Attributes
 from refindex.scan.hdf5.plain import PlainFile
-from refindex.scan.hdf5.plain_attributes import Messages, heap_texts, text
+from refindex.scan.hdf5.plain_attributes import NUMBERS, Messages, heap_texts, text
 
 HIDDEN = frozenset(
     {
@@ -151,18 +151,7 @@ def read_value(attribute: h5a.AttrID) -> tuple[Any, str | None]:
     return value, native.dtype.name
 
 
-_PLAIN = tuple(
-    (kind, np.dtype(code))
-    for kind, code in (
-        (h5t.IEEE_F32LE, "<f4"),
-        (h5t.IEEE_F64LE, "<f8"),
-        (h5t.STD_I32LE, "<i4"),
-        (h5t.STD_I16LE, "<i2"),
-        (h5t.STD_I64LE, "<i8"),
-        (h5t.STD_I8LE, "i1"),
-        (h5t.STD_U8LE, "u1"),
-    )
-)
+_PLAIN = tuple((kind, np.dtype(code)) for kind, code in NUMBERS)
 
 
 def _single(attribute: h5a.AttrID, datatype: h5t.TypeID, kind: int) -> tuple[Any, str | None] | None:

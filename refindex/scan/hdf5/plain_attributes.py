@@ -26,24 +26,25 @@ _MOST = 1 << 13
 """Messages that are remembered."""
 
 
+NUMBERS = (
+    (h5t.IEEE_F32LE, "<f4"),
+    (h5t.IEEE_F64LE, "<f8"),
+    (h5t.STD_I32LE, "<i4"),
+    (h5t.STD_I16LE, "<i2"),
+    (h5t.STD_I64LE, "<i8"),
+    (h5t.STD_I8LE, "i1"),
+    (h5t.STD_U8LE, "u1"),
+)
+"""Datatypes of most attributes that are numbers, as numpy calls them."""
+
+
 @functools.cache
 def _number_types() -> dict[bytes, np.dtype[Any]]:
     """Numpy types by their datatype messages (section IV.A.2.d) of version 1; later ones differ in the version only.
 
     Not on import, which must not wait for the lock of h5py (see :mod:`refindex.decode.plugins`).
     """
-    return {
-        datatype.encode()[2:]: np.dtype(code)
-        for datatype, code in (
-            (h5t.IEEE_F32LE, "<f4"),
-            (h5t.IEEE_F64LE, "<f8"),
-            (h5t.STD_I32LE, "<i4"),
-            (h5t.STD_I16LE, "<i2"),
-            (h5t.STD_I64LE, "<i8"),
-            (h5t.STD_I8LE, "i1"),
-            (h5t.STD_U8LE, "u1"),
-        )
-    }
+    return {datatype.encode()[2:]: np.dtype(code) for datatype, code in NUMBERS}
 
 
 _STRING, _VLEN = 3, 9

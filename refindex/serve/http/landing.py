@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from refindex.access import urls
-from refindex.model.grid import ChunkGrid
+from refindex.model.html import chunk_lengths, count
 from refindex.model.manifest import Node
 from refindex.model.zarr_v3 import dumps
 from refindex.serve.zarr_store import RefindexStore
@@ -123,7 +123,7 @@ def _html(page: Page, url: str) -> Iterator[str]:
         f'<body data-zarr="{pinned}">\n'
         '<a class="skip" href="#arrays">Skip to the arrays</a>\n'
         f'<header>\n<p class="kind">Zarr v3, served by refindex</p>\n<h1>{title}</h1>\n'
-        f"<p>{_count(len(arrays), 'array')} · {_count(len(page.store.nodes) - len(arrays), 'group')}{version}</p>\n"
+        f"<p>{count(len(arrays), 'array')} · {count(len(page.store.nodes) - len(arrays), 'group')}{version}</p>\n"
     )
     for name in ("title", "summary", "institution", "source"):
         if isinstance(attributes.get(name), str):
@@ -179,7 +179,7 @@ def _row(page: Page, node: Node) -> str:
     cells = (
         dims,
         kind if isinstance(kind, str) else str(kind.get("name", kind)),
-        _chunks(node.grid),
+        chunk_lengths(node.grid),
         attributes.get("units", ""),
         meaning,
     )
@@ -187,19 +187,6 @@ def _row(page: Page, node: Node) -> str:
     if node.shape and node.dtype is not None and node.dtype.kind in "biuf":
         name = f'<a href="#look" data-array="{escape(node.path)}">{name}</a>'
     return f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{_short(cell)}</td>" for cell in cells) + "</tr>\n"
-
-
-def _chunks(grid: ChunkGrid) -> str:
-    """Chunk lengths along each dimension: one number, or the least and the greatest."""
-    lengths = []
-    for edge in grid.edges:
-        each = [edge] if isinstance(edge, int) else [length for length, _ in edge]
-        lengths.append(str(each[0]) if min(each) == max(each) else f"{min(each)}–{max(each)}")  # noqa: RUF001
-    return " × ".join(lengths)  # noqa: RUF001
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _short(value: Any) -> str:
