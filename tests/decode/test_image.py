@@ -429,6 +429,8 @@ CHILD = """
 import random, sys
 sys.path[:0] = sys.argv[1:3]
 import test_image as t
+from refindex.decode import plugins
+plugins.register()
 from refindex.decode.pipeline import decode
 from refindex.errors import DecodeError
 name = sys.argv[3]
