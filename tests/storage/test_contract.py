@@ -202,3 +202,40 @@ def test_a_read_only_folder(kind: str, tmp_path: Path, weather: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(refindex.SourceError, match="permission"):
         make_manifest({}).save(tmp_path / f"a.{kind}")
+
+
+CLOSED_UNDER_QUERIES = """
+import sys
+import threading
+import numpy as np
+from refindex import RefindexError, storage
+
+def ask(reader, failed):
+    try:
+        while True:
+            reader.find("a", np.arange(0, 3000, 7))
+    except RefindexError:
+        failed.append("an error that says so")
+
+for _ in range(40):
+    reader, failed = storage.open_reader(sys.argv[1]), []
+    threads = [threading.Thread(target=ask, args=(reader, failed)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    threading.Event().wait(0.01)
+    reader.close()
+    for thread in threads:
+        thread.join(60)
+    assert len(failed) == 4, failed
+print("done")
+"""
+
+
+def test_closed_while_other_threads_read(tmp_path: Path) -> None:
+    """Reads that a failed one has left behind may still be under way: they fail, and nothing crashes."""
+    chunk = np.arange(3000)
+    table = ChunkTable.from_columns(chunk=chunk, source=0, offset=chunk, length=1)
+    make_manifest({"a": table}).save(tmp_path / "a.sqlite")
+    command = [sys.executable, "-c", CLOSED_UNDER_QUERIES, urls.absolute(tmp_path / "a.sqlite")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

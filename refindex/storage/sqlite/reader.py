@@ -99,7 +99,8 @@ class SQLiteReader:
         return version
 
     def close(self) -> None:
-        self._db.close()
+        with self._lock:  # SQLite crashes where a connection is closed under a query in another thread
+            self._db.close()
         if self._remove_copy is not None:
             self._remove_copy()
 
