@@ -79,8 +79,21 @@ class RangeServer:
         asyncio.set_event_loop(self._loop)
         runner = self._loop.run_until_complete(self._start())
         self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
+        self._loop.run_until_complete(self._stop(runner))
         self._loop.close()
+
+    async def _stop(self, runner: web.AppRunner) -> None:
+        await runner.cleanup()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        # What is in a TLS handshake, or waits for the client's close_notify, is known to no server object any more; the
+        # loop alone has it, and would leave its socket to the garbage collector.
+        for transport in list(self._loop._transports.values()):  # type: ignore[attr-defined]
+            transport.abort()
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     async def _start(self) -> web.AppRunner:
         app = web.Application()
