@@ -210,6 +210,9 @@ def _changed(
     differs = (sources[0] != sources[1]) | (old.length != new.length)
     differs |= ~inline & (old.offset != new.offset)
     differs |= old.encoding != np.where(new.encoding < 0, new.encoding, mapping[np.maximum(new.encoding, 0)])
+    if old.checksum is not None and new.checksum is not None:
+        # Where only one of them has a checksum, nothing says that the bytes are others.
+        differs |= (old.checksum != new.checksum) & (old.checksum >= 0) & (new.checksum >= 0)
     for row in np.flatnonzero(inline & ~differs).tolist():
         differs[row] = old.inline_bytes(row) != new.inline_bytes(row)
     return int(differs.sum())

@@ -11,13 +11,12 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from refindex.errors import SourceError
-from refindex.model.chunks import INLINE, ChunkTable
+from refindex.model.chunks import INLINE, UNCHECKED, WINDOW, ChunkTable
 
 COLUMNS: dict[str, np.dtype[Any]] = {
     "chunk": np.dtype("<i8"),
@@ -25,28 +24,26 @@ COLUMNS: dict[str, np.dtype[Any]] = {
     "offset": np.dtype("<i8"),
     "length": np.dtype("<i8"),
     "encoding": np.dtype("<i4"),
+    "checksum": np.dtype("<i8"),
 }
-"""Columns, each in a file of its own, and what their files hold."""
+"""Columns, each in a file of its own, and what their files hold. Where a table has no checksums, there is a hole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """Where a table lies in the files: its rows, and the bytes of its inline chunks."""
+    """Where a table lies in the files: its rows, and the bytes of its inline chunks; whether it has checksums."""
 
     first: int
     count: int
     data: int = 0
     nbytes: int = 0
+    checked: bool = False
 
 
 class SpilledColumns:
-    """Tables, one after the other, in files: one a column, and one for inline bytes.
+    """Tables, one after the other, in temporary files: one a column, and one for inline bytes.
 
-    Parameters
-    ----------
-    folder:
-        Where the files are kept, by the names of the columns; they are added to if they exist. None: nowhere that
-        lasts (the folder for temporary files; they go with the last table that is mapped from them).
+    The files go with the last table that is mapped from them.
 
     Raises
     ------
@@ -54,88 +51,80 @@ class SpilledColumns:
         Here and in all methods, if the files cannot be written or read.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self._pages: _Pages | None = None
         self.files: dict[str, IO[bytes]] = {}
+        self.rows = self.nbytes = 0
         try:
             for name in (*COLUMNS, "data"):
-                self.files[name] = (
-                    tempfile.TemporaryFile(prefix="refindex-") if folder is None else (folder / name).open("a+b")  # noqa: SIM115
-                )
-            self.rows = min(self._size(name) // dtype.itemsize for name, dtype in COLUMNS.items())
-            self.nbytes = self._size("data")
+                self.files[name] = tempfile.TemporaryFile(prefix="refindex-")  # noqa: SIM115
         except OSError as error:
             self.close()
-            raise self._failed(error) from error
-
-    def _size(self, name: str) -> int:
-        return self.files[name].seek(0, os.SEEK_END)
-
-    def _failed(self, error: OSError) -> SourceError:
-        where = self.folder or tempfile.gettempdir()
-        hint = "" if self.folder else "; TMPDIR says where temporary files go"
-        return SourceError(f"{where}: references cannot be kept here: {error.strerror or error}{hint}")
-
-    def truncate(self, rows: int, nbytes: int) -> None:
-        """Keep so many rows and inline bytes, and drop what comes behind them: what a writer left that was killed."""
-        try:
-            for name, dtype in COLUMNS.items():
-                self.files[name].truncate(rows * dtype.itemsize)
-            self.files["data"].truncate(nbytes)
-        except OSError as error:
-            raise self._failed(error) from error
-        self.rows, self.nbytes = rows, nbytes
+            raise _failed(error) from error
 
     def append(self, table: ChunkTable) -> Extent:
         """Write the rows of a table behind those that are there.
 
         Offsets of inline chunks are kept as they are: they count from the beginning of the table's own bytes.
         """
-        extent = Extent(first=self.rows, count=len(table), data=self.nbytes, nbytes=len(table.data))
+        checked = table.checksum is not None
+        extent = Extent(first=self.rows, count=len(table), data=self.nbytes, nbytes=len(table.data), checked=checked)
         try:
             for name, dtype in COLUMNS.items():
+                if name == "checksum" and not checked:
+                    self._skip(name, (self.rows + len(table)) * dtype.itemsize)
+                    continue
                 column = np.ascontiguousarray(getattr(table, name), dtype=dtype)
                 self.files[name].write(memoryview(column).cast("B") if len(column) else b"")
             self.files["data"].write(table.data)
         except OSError as error:
-            raise self._failed(error) from error
+            raise _failed(error) from error
         self.rows += extent.count
         self.nbytes += extent.nbytes
         return extent
 
+    def _skip(self, name: str, end: int) -> None:
+        """Leave a hole up to an offset: what is written next comes behind it."""
+        file = self.files[name]
+        file.flush()
+        file.truncate(end)
+        file.seek(end)
+
     def append_all(self, tables: Iterable[ChunkTable]) -> Extent:
         """Write tables that are parts of one, in the order of their chunk numbers."""
-        first, data = self.rows, self.nbytes
+        first, data, checked = self.rows, self.nbytes, False
         for table in tables:
             before = self.nbytes - data
             offset = table.offset
             if len(table.data) and before:
                 offset = np.where(table.source == INLINE, offset + before, offset)
-            self.append(replace(table, offset=offset))
-        return Extent(first=first, count=self.rows - first, data=data, nbytes=self.nbytes - data)
+            checksum = table.checksum
+            if checksum is not None and not checked:
+                checked = True
+                self._fill_hole(first)
+            elif checksum is None and checked:
+                checksum = np.full(len(table), UNCHECKED)
+            self.append(replace(table, offset=offset, checksum=checksum))
+        return Extent(first=first, count=self.rows - first, data=data, nbytes=self.nbytes - data, checked=checked)
 
-    def flush(self, *, durable: bool = False) -> None:
-        """Hand what was written to the operating system, or (``durable``) to the disk."""
+    def _fill_hole(self, first: int) -> None:
+        """Say of the rows from one on that they have no checksum."""
+        itemsize = COLUMNS["checksum"].itemsize
+        try:
+            self.files["checksum"].seek(first * itemsize)
+            for start in range(first, self.rows, WINDOW):
+                some = np.full(min(WINDOW, self.rows - start), UNCHECKED, dtype=COLUMNS["checksum"])
+                self.files["checksum"].write(memoryview(some).cast("B"))
+        except OSError as error:
+            raise _failed(error) from error
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system."""
         try:
             for file in self.files.values():
                 file.flush()
-                if durable:
-                    os.fsync(file.fileno())
         except OSError as error:
-            raise self._failed(error) from error
-
-    def read(self, extent: Extent) -> ChunkTable:
-        """A table, in memory."""
-        self.flush()
-        try:
-            columns: dict[str, Any] = {
-                name: np.frombuffer(self._bytes(name, extent.first, extent.count, dtype.itemsize), dtype=dtype)
-                for name, dtype in COLUMNS.items()
-            }
-            return ChunkTable(**columns, data=self._bytes("data", extent.data, extent.nbytes, 1))
-        except OSError as error:
-            raise self._failed(error) from error
+            raise _failed(error) from error
 
     def _bytes(self, name: str, first: int, count: int, itemsize: int) -> bytes:
         parts: list[bytes] = []
@@ -164,15 +153,24 @@ class SpilledColumns:
                 self._pages = _Pages(self.files, self.rows)
             rows = slice(extent.first, extent.first + extent.count)
             columns: dict[str, Any] = {name: column[rows] for name, column in self._pages.columns.items()}
+            if not extent.checked:
+                del columns["checksum"]
             data = self._bytes("data", extent.data, extent.nbytes, 1)
         except OSError as error:
-            raise self._failed(error) from error
+            raise _failed(error) from error
         return ChunkTable(**columns, data=data, pages=self._pages)
 
     def close(self) -> None:
         """Close the files; what is mapped stays."""
         for file in self.files.values():
             file.close()
+
+
+def _failed(error: OSError) -> SourceError:
+    where = tempfile.gettempdir()
+    return SourceError(
+        f"{where}: references cannot be kept here: {error.strerror or error}; TMPDIR says where temporary files go"
+    )
 
 
 class _Pages:

@@ -73,6 +73,15 @@ PROGRESS = Annotated[
 
 WORKERS = Annotated[int | None, typer.Option("--workers", "-j", min=1, help="Processes; 1 stays in this one.")]
 
+CHECKSUM = Annotated[
+    bool,
+    typer.Option(
+        "--checksum",
+        help="Read all that is referred to, and keep a checksum of every chunk, so that one that changes is noticed "
+        "when it is read.",
+    ),
+]
+
 STRICT = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be scanned.")]
 
 DASK = Annotated[

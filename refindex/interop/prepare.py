@@ -24,7 +24,7 @@ from refindex.interop.content import (
     refused,
     why_adapted,
 )
-from refindex.model.chunks import DECLARED, INLINE, ChunkTable
+from refindex.model.chunks import DECLARED, INLINE, UNCHECKED, ChunkTable
 from refindex.model.encoding import bytes_codec
 from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Node
@@ -243,8 +243,18 @@ def _adapted(
             some = rows[first : first + 4 * _AT_ONCE]
             offset[some], length[some] = companion.add_all(pool.map(read, table.chunk[some].tolist()))
     source[rows], encoding[rows] = number, DECLARED
+    checksum = table.checksum
+    if checksum is not None:
+        checksum = checksum.copy()
+        checksum[rows] = UNCHECKED
     return ChunkTable(
-        chunk=table.chunk, source=source, offset=offset, length=length, encoding=encoding, data=table.data
+        chunk=table.chunk,
+        source=source,
+        offset=offset,
+        length=length,
+        encoding=encoding,
+        data=table.data,
+        checksum=checksum,
     )
 
 

@@ -15,7 +15,7 @@ from refindex.join.dimensions import JoinedDim
 from refindex.join.encodings import Encodings, stored_type
 from refindex.join.values import decode_declared, encode_declared
 from refindex.join.variables import ArrayPlan
-from refindex.model.chunks import DECLARED, INLINE, ChunkTable
+from refindex.model.chunks import DECLARED, INLINE, UNCHECKED, ChunkTable, joined_checksums
 from refindex.model.dtype import fill_value_json
 from refindex.model.encoding import Encoding, native_codecs
 from refindex.model.grid import ChunkGrid
@@ -35,10 +35,13 @@ class _Columns:
     length: IntArray
     encoding: IntArray
     data: bytes
+    checksum: IntArray | None
 
     def take(self, rows: IntArray) -> None:
         for name in ("use", "chunk", "source", "offset", "length", "encoding"):
             setattr(self, name, getattr(self, name)[rows])
+        if self.checksum is not None:
+            self.checksum = self.checksum[rows]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,6 +126,7 @@ class RowJoin:
             length=columns.length,
             encoding=columns.encoding,
             data=columns.data,
+            checksum=columns.checksum,
         )
         self.adapted = self.adapted or _is_adapted(plan, table, encodings, grid)
         self.inline = self.inline and table.is_inline
@@ -167,6 +171,7 @@ def _concatenate(uses: Sequence[Use], tables: Sequence[ChunkTable], source_maps:
         if tables
         else np.zeros(0, dtype=np.int64),
         data=data,
+        checksum=joined_checksums(tables),
     )
 
 
@@ -380,6 +385,7 @@ def _with_absent(
         length=np.concatenate((table.length, np.full(len(absent), len(element)))),
         encoding=np.concatenate((table.encoding, np.full(len(absent), number + _ABSENT))),
         data=b"".join((table.data, element)),
+        checksum=None if table.checksum is None else np.concatenate((table.checksum, np.full(len(absent), UNCHECKED))),
     )
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from numcodecs.vlen import VLenBytes, VLenUTF8
 
 from refindex.access.files import SourcePool
+from refindex.decode.checksum import check
 from refindex.decode.pipeline import decode, encode, place
-from refindex.errors import UnsupportedError
+from refindex.errors import DecodeError, UnsupportedError
 from refindex.join.member import Member
 from refindex.model.chunks import DECLARED, INLINE, ChunkTable
 from refindex.model.dtype import fill_value_from_json
@@ -64,6 +65,8 @@ def _values(node: Node, table: ChunkTable, pool: SourcePool | None) -> Values:
             raise UnsupportedError(f"/{node.path}: values are in another file")
         else:
             data = pool.read(int(table.source[row]), int(table.offset[row]), int(table.length[row]))
+            if table.checksum is not None:
+                _check(data, node, chunk, int(table.checksum[row]))
         if encoding == DECLARED:
             values = decode_declared(data, node.codecs, dtype, lengths)
         elif dtype is None:
@@ -76,6 +79,13 @@ def _values(node: Node, table: ChunkTable, pool: SourcePool | None) -> Values:
         target = tuple(slice(at, at + s.stop) for at, s in zip(origin, inside, strict=True))
         out[target] = values[inside]
     return out
+
+
+def _check(data: bytes, node: Node, chunk: int, expected: int) -> None:
+    try:
+        check(data, expected)
+    except DecodeError as error:
+        raise DecodeError(f"/{node.path}/{node.grid.key(chunk)}: {error}; scan the file again") from error
 
 
 def _whole(node: Node, table: ChunkTable, dtype: np.dtype[Any]) -> Values | None:

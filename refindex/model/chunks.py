@@ -19,6 +19,9 @@ INLINE = -1
 DECLARED = -1
 """``encoding`` of a chunk whose bytes are exactly what the array's codec chain says."""
 
+UNCHECKED = -1
+"""``checksum`` of a chunk of which none was taken."""
+
 
 WINDOW = 1 << 20
 """Rows of a table that are looked at in one go, where columns that are derived from it would be large."""
@@ -48,6 +51,8 @@ class ChunkTable:
         Index into the array's encodings, or ``DECLARED``.
     data: bytes
         The bytes of all inline chunks, one after the other.
+    checksum: int64, or None
+        CRC-32C (RFC 3720, appendix B.4) of the bytes in the source, or ``UNCHECKED``; None where all are.
     pages:
         For columns that are mapped from files: what they take of memory.
 
@@ -65,11 +70,12 @@ class ChunkTable:
     length: IntArray
     encoding: npt.NDArray[np.int32]
     data: bytes = b""
+    checksum: IntArray | None = None
     pages: Pages | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.chunk)
-        for name in ("source", "offset", "length", "encoding"):
+        for name in ("source", "offset", "length", "encoding", *(() if self.checksum is None else ("checksum",))):
             if len(getattr(self, name)) != n:
                 raise FormatError(f"chunk table: {len(getattr(self, name))} rows of {name} for {n} chunks")
         if n and self.chunk[0] < 0:
@@ -83,7 +89,8 @@ class ChunkTable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Mapped columns travel between processes as what they hold.
-        return _unpickled, (self.chunk, self.source, self.offset, self.length, self.encoding, self.data)
+        columns = (self.chunk, self.source, self.offset, self.length, self.encoding, self.data, self.checksum)
+        return _unpickled, columns
 
     def windows(self, rows: int = WINDOW) -> Iterator[slice]:
         """Ranges of rows, one after the other; of mapped columns, only one is in memory at a time."""
@@ -107,6 +114,7 @@ class ChunkTable:
         length: npt.ArrayLike,
         encoding: npt.ArrayLike = 0,
         data: bytes = b"",
+        checksum: npt.ArrayLike | None = None,
     ) -> ChunkTable:
         """Build a table from columns in any order; ``source`` and ``encoding`` may be one number for all.
 
@@ -121,10 +129,12 @@ class ChunkTable:
         offsets = np.asarray(offset, dtype=np.int64).reshape(-1)
         lengths = _column(length, n, np.int64)
         encodings = _column(encoding, n, np.int32)
+        checksums = None if checksum is None else np.asarray(checksum, dtype=np.int64).reshape(-1)
         if np.any(chunk[1:] <= chunk[:-1]):
             order = np.argsort(chunk, kind="stable")
             chunk, sources, offsets = chunk[order], sources[order], offsets[order]
             lengths, encodings = lengths[order], encodings[order]
+            checksums = None if checksums is None else checksums[order]
         return cls(
             chunk=chunk,
             source=np.ascontiguousarray(sources),
@@ -132,6 +142,7 @@ class ChunkTable:
             length=np.ascontiguousarray(lengths),
             encoding=np.ascontiguousarray(encodings),
             data=data,
+            checksum=None if checksums is None or not (checksums >= 0).any() else checksums,
         )
 
     @classmethod
@@ -170,6 +181,7 @@ class ChunkTable:
             length=np.concatenate([p.length for p in parts]),
             encoding=np.concatenate([p.encoding for p in parts]),
             data=b"".join(p.data for p in parts),
+            checksum=joined_checksums(parts),
         )
 
     def __len__(self) -> int:
@@ -213,6 +225,7 @@ class ChunkTable:
             length=self.length[selection],
             encoding=self.encoding[selection],
             data=self.data,
+            checksum=None if self.checksum is None else self.checksum[selection],
             pages=self.pages if isinstance(selection, slice) else None,
         )
 
@@ -253,12 +266,24 @@ class ChunkTable:
             return False
         if not np.array_equal(self.offset[~inline], other.offset[~inline]):
             return False
+        checksums = joined_checksums((self, other))
+        if checksums is not None and not np.array_equal(checksums[: len(self)], checksums[len(self) :]):
+            return False
         return all(self.inline_bytes(int(r)) == other.inline_bytes(int(r)) for r in np.flatnonzero(inline))
 
 
+def joined_checksums(parts: Sequence[ChunkTable]) -> IntArray | None:
+    """The column ``checksum`` of tables, one after the other."""
+    if all(part.checksum is None for part in parts):
+        return None
+    return np.concatenate([np.full(len(p), UNCHECKED) if p.checksum is None else p.checksum for p in parts])
+
+
 def _unpickled(*columns: Any) -> ChunkTable:
-    chunk, source, offset, length, encoding, data = columns
-    return ChunkTable(chunk=chunk, source=source, offset=offset, length=length, encoding=encoding, data=data)
+    chunk, source, offset, length, encoding, data, checksum = columns
+    return ChunkTable(
+        chunk=chunk, source=source, offset=offset, length=length, encoding=encoding, data=data, checksum=checksum
+    )
 
 
 def _column(value: npt.ArrayLike, n: int, dtype: type[Any]) -> npt.NDArray[Any]:

@@ -38,7 +38,7 @@ from refindex.model.manifest import Node, Source
 from refindex.scan.packed import ALIGNED, Interner, Layout, Line, Packed
 from refindex.scan.records import Records
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files' format."""
 
 HEADER, DOCUMENTS, FILES, REFERENCES = "scan.json", "documents.jsonl", "files.jsonl", "references"
@@ -190,7 +190,7 @@ class Journal:
         # A folder is not among its own sources: what has changed in it cannot be told from them.
         if None in texts or url not in {source.url for source in sources} or not all(map(_unchanged, sources)):
             return None
-        at, layout = line["at"], Layout(tuple(line["counts"]), tuple(line["sizes"]))
+        at, layout = line["at"], Layout(tuple(line["counts"]), tuple(line["sizes"]), line["checked"])
         if line["nbytes"] != layout.nbytes or at + layout.nbytes > self.records.size:
             return None
         if zlib.crc32(self.records.read(at, [(0, layout.nbytes)])[0]) != line["crc"]:
@@ -224,6 +224,7 @@ class Journal:
             "report": self._document(packed.report),
             "counts": packed.counts,
             "sizes": packed.sizes,
+            "checked": packed.checked,
             "at": at,
             "nbytes": len(packed.record),
             "crc": zlib.crc32(packed.record),
@@ -367,7 +368,8 @@ def _line(text: bytes) -> bytes:
 
 def _asked(asked: Any) -> str:
     variables = asked.get("variables") if isinstance(asked, Mapping) else None
-    return f"the variables {', '.join(variables)}" if variables else "all variables"
+    how = " with checksums" if isinstance(asked, Mapping) and asked.get("checksum") else ""
+    return (f"the variables {', '.join(variables)}" if variables else "all variables") + how
 
 
 def _unchanged(source: Source) -> bool:

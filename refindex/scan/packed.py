@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from refindex.access import urls
-from refindex.model.chunks import ChunkTable, Pages
+from refindex.model.chunks import ChunkTable, Pages, joined_checksums
 from refindex.model.manifest import Manifest, Node, ReportEntry, ScanReport, Source, Status
 
 COLUMNS: tuple[tuple[str, np.dtype[Any]], ...] = (
@@ -25,8 +25,19 @@ COLUMNS: tuple[tuple[str, np.dtype[Any]], ...] = (
 )
 """Columns of a record, in the order in which they lie in it: no row is at an odd address."""
 
-ROW = sum(dtype.itemsize for _, dtype in COLUMNS)
-"""Bytes of a reference in a record."""
+CHECKED = (("checksum", np.dtype("<i8")), *COLUMNS)
+"""Columns of a record with checksums."""
+
+
+def columns_of(checked: bool) -> tuple[tuple[str, np.dtype[Any]], ...]:
+    """The columns of a record."""
+    return CHECKED if checked else COLUMNS
+
+
+def row_size(checked: bool) -> int:
+    """Bytes of a reference in a record."""
+    return sum(dtype.itemsize for _, dtype in columns_of(checked))
+
 
 ALIGNED = 8
 """Records begin, and end, at multiples of so many bytes."""
@@ -107,6 +118,8 @@ class Packed:
     record:
         The references of all arrays: a column of all arrays after the other (:data:`COLUMNS`), then the inline bytes,
         filled up to a multiple of 8.
+    checked:
+        Whether it has checksums, too (:data:`CHECKED`).
     """
 
     nodes: tuple[Node, ...]
@@ -115,12 +128,17 @@ class Packed:
     record: bytes = field(repr=False)
     sources: tuple[Source, ...]
     report: tuple[Line, ...]
+    checked: bool = False
 
 
 def pack(url: str, manifest: Manifest, interner: Interner) -> Packed:
     """A manifest of one file, packed. Placements, which files have that were joined, are left out."""
     tables = [array.chunks for array in manifest.arrays.values()]
     parts: list[Any] = []
+    checksums = joined_checksums(tables)
+    checked = checksums is not None
+    if checksums is not None:
+        parts.append(np.ascontiguousarray(checksums, dtype=CHECKED[0][1]))
     if tables:
         for name, dtype in COLUMNS:
             column = np.concatenate([getattr(table, name) for table in tables])
@@ -128,7 +146,7 @@ def pack(url: str, manifest: Manifest, interner: Interner) -> Packed:
     parts += [table.data for table in tables]
     counts = tuple(map(len, tables))
     sizes = tuple(len(table.data) for table in tables)
-    parts.append(bytes(record_size(counts, sizes) - sum(counts) * ROW - sum(sizes)))
+    parts.append(bytes(record_size(counts, sizes, checked) - sum(counts) * row_size(checked) - sum(sizes)))
     shown = urls.display(url)
     return Packed(
         nodes=interner.nodes(manifest.nodes.values()),
@@ -142,12 +160,13 @@ def pack(url: str, manifest: Manifest, interner: Interner) -> Packed:
                 for e in manifest.report
             )
         ),
+        checked=checked,
     )
 
 
-def record_size(counts: Sequence[int], sizes: Sequence[int]) -> int:
+def record_size(counts: Sequence[int], sizes: Sequence[int], checked: bool = False) -> int:
     """Bytes of a record of arrays with so many references, and bytes of inline chunks."""
-    nbytes = sum(counts) * ROW + sum(sizes)
+    nbytes = sum(counts) * row_size(checked) + sum(sizes)
     return nbytes + -nbytes % ALIGNED
 
 
@@ -203,22 +222,23 @@ class Layout:
 
     counts: tuple[int, ...]
     sizes: tuple[int, ...]
+    checked: bool = False
 
     @property
     def nbytes(self) -> int:
         """Bytes of the record."""
-        return record_size(self.counts, self.sizes)
+        return record_size(self.counts, self.sizes, self.checked)
 
     def starts(self, array: int) -> tuple[int, int]:
         """The number of an array's first row, and of its first inline byte (as an offset into the record)."""
-        return sum(self.counts[:array]), sum(self.counts) * ROW + sum(self.sizes[:array])
+        return sum(self.counts[:array]), sum(self.counts) * row_size(self.checked) + sum(self.sizes[:array])
 
     def columns(self, array: int, rows: slice) -> dict[str, tuple[int, int]]:
         """Offset of each column of some rows of an array in the record, and its bytes."""
         first, _ = self.starts(array)
         total, before = sum(self.counts), 0
         found: dict[str, tuple[int, int]] = {}
-        for name, dtype in COLUMNS:
+        for name, dtype in columns_of(self.checked):
             start = before + (first + rows.start) * dtype.itemsize
             found[name] = start, (rows.stop - rows.start) * dtype.itemsize
             before += total * dtype.itemsize
@@ -228,7 +248,7 @@ class Layout:
         """The references of all arrays; their columns lie in the memory of the record."""
         view = memoryview(record)
         total, columns, at = sum(self.counts), {}, 0
-        for name, dtype in COLUMNS:
+        for name, dtype in columns_of(self.checked):
             columns[name] = np.frombuffer(view, dtype=dtype, count=total, offset=at)
             at += total * dtype.itemsize
         tables, first = [], 0

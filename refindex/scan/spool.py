@@ -18,15 +18,16 @@ from refindex.scan import journal as journals
 from refindex.scan.journal import Journal
 from refindex.scan.packed import (
     COLUMNS,
-    ROW,
     Hierarchies,
     Hierarchy,
     Interner,
     Layout,
     Line,
     Packed,
+    columns_of,
     derived,
     pack,
+    row_size,
     unpack_report,
 )
 from refindex.scan.records import Records
@@ -98,7 +99,8 @@ class ScannedFile:
         data = self._layout.starts(number)[1], self._layout.sizes[number]
         *parts, inline = self._records.read(self._at, [*columns.values(), data])
         found: dict[str, Any] = {
-            name: np.frombuffer(part, dtype=dtype) for part, (name, dtype) in zip(parts, COLUMNS, strict=True)
+            name: np.frombuffer(part, dtype=dtype)
+            for part, (name, dtype) in zip(parts, columns_of(self._layout.checked), strict=True)
         }
         return ChunkTable(**found, data=inline)
 
@@ -196,7 +198,7 @@ class Spool:
             self._asked = dict(asked)
             few = bool(self._least) and len(sources) <= self._least and not self._resuming
             if self.folder is None or few:
-                self._records = Records(memory=self._memory_rows * ROW)
+                self._records = Records(memory=self._memory_rows * row_size(False))
             else:
                 self._journal = Journal(self.folder, asked)
                 self._records = self._journal.records
@@ -213,7 +215,8 @@ class Spool:
         records = self._begun({}, ())
         nodes = self.interner.nodes(packed.nodes)
         report = self.interner.value(packed.report)
-        layout = self.interner.value(Layout(self.interner.value(packed.counts), self.interner.value(packed.sizes)))
+        counts, sizes = self.interner.value(packed.counts), self.interner.value(packed.sizes)
+        layout = self.interner.value(Layout(counts, sizes, packed.checked))
         if self._journal is None:
             at = records.append(packed.record)
         else:
@@ -226,6 +229,7 @@ class Spool:
                     record=packed.record,
                     sources=packed.sources,
                     report=report,
+                    checked=packed.checked,
                 ),
             )
         self._keep(url, nodes, layout, packed.sources, report, records, at)

@@ -157,6 +157,8 @@ def plan_elements(reader: SelectionReader, node: Node, coordinates: IntArray) ->
     encoding = int(table.encoding[0])
     if bool((table.encoding != encoding).any()) or bool((table.source == INLINE).any()):
         return None
+    if table.checksum is not None:
+        return None  # a checksum is of all bytes of a chunk
     if encoding < 0 and not grid.is_regular:
         return None
     decoder = reader.decoder(node, encoding, grid.chunk_shape(int(chunks[0])))

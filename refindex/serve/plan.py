@@ -153,8 +153,10 @@ def make_plan(
     here = _where(table.source, is_local)
     gaps = np.where(here, local.gap, remote.gap)
     plain = np.array([d.plain for d in found], dtype=bool)
-    large = np.flatnonzero(covered & plain[which] & (table.length > gaps) & (table.source != INLINE))
-    parts, part = _parts(table, places, position, large, found, which, gaps)
+    large = covered & plain[which] & (table.length > gaps) & (table.source != INLINE)
+    if table.checksum is not None:
+        large &= table.checksum < 0  # a checksum is of all bytes of a chunk
+    parts, part = _parts(table, places, position, np.flatnonzero(large), found, which, gaps)
     row, offset, length, first = _ranges(table, parts, part, found, which)
     local, remote = (_divided(merging, table, found, which) for merging in (local, remote))
     near = here[row] if len(row) else np.zeros(0, dtype=bool)

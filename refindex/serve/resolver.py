@@ -17,9 +17,10 @@ import numpy as np
 
 from refindex.access import urls
 from refindex.access.files import SourcePool, Stale, StorageOptions
+from refindex.decode.checksum import check
 from refindex.decode.pipeline import decode, encode, place
 from refindex.errors import DecodeError, FormatError, ManifestError
-from refindex.model.chunks import INLINE, ChunkTable
+from refindex.model.chunks import INLINE, UNCHECKED, ChunkTable
 from refindex.model.dtype import fill_value_from_json
 from refindex.model.manifest import Node
 from refindex.serve.batching import WINDOW, BatchedReads
@@ -59,6 +60,7 @@ class _Request:
     offset: int = 0
     length: int = 0
     encoding: int = -1
+    checksum: int = UNCHECKED
     native: bool = True
 
 
@@ -127,6 +129,7 @@ class Resolver:
             offset=int(table.offset[0]),
             length=int(table.length[0]),
             encoding=encoding,
+            checksum=UNCHECKED if table.checksum is None else int(table.checksum[0]),
             native=node.is_native(chunk, encoding),
         )
 
@@ -144,10 +147,11 @@ class Resolver:
         if request.inline is not None:
             data = request.inline if request.native else self._adapt(request, request.inline)
             return data[slice(*part.within(len(data)))]
-        if request.native:
+        if request.native and request.checksum == UNCHECKED:
             start, stop = part.within(request.length)
             return self.pool.read(request.source, request.offset + start, stop - start)
-        data = self._adapt(request, self.pool.read(request.source, request.offset, request.length))
+        stored = self.pool.read(request.source, request.offset, request.length)
+        data = self._checked(request, stored) if request.native else self._adapt(request, stored)
         return data[slice(*part.within(len(data)))]
 
     async def read_async(self, node: Node, chunk: int, part: ByteRange = WHOLE) -> bytes | None:
@@ -162,11 +166,13 @@ class Resolver:
         if request.inline is not None:
             data = request.inline if request.native else self._adapt(request, request.inline)
             return data[slice(*part.within(len(data)))]
-        if request.native:
+        if request.native and request.checksum == UNCHECKED:
             start, stop = part.within(request.length)
             return await self._fetch(request.source, request.offset + start, stop - start)
         stored = await self._fetch(request.source, request.offset, request.length)
-        if request.length <= _SMALL_DECODE:
+        if request.native:
+            data = self._checked(request, stored)
+        elif request.length <= _SMALL_DECODE:
             data = self._adapt(request, stored)
         else:
             data = await asyncio.to_thread(self._adapt, request, stored)
@@ -200,9 +206,17 @@ class Resolver:
         """Numbers of the chunks of an array that exist (of those wanted)."""
         return self.reader.find(node.path, wanted).chunk
 
+    def _checked(self, request: _Request, stored: bytes) -> bytes:
+        try:
+            check(stored, request.checksum)
+        except DecodeError as error:
+            raise self._undecoded(request, error) from error
+        return stored
+
     def _adapt(self, request: _Request, stored: bytes) -> bytes:
         node, dtype = request.node, request.node.dtype
         try:
+            check(stored, request.checksum)
             if dtype is None:
                 raise FormatError("an array of variable-length values has a reference into a file")
             fill = fill_value_from_json(dtype, node.json["fill_value"])
@@ -210,10 +224,13 @@ class Resolver:
             shape = node.grid.chunk_shape(request.chunk)
             return encode(place(decode(stored, encoding, dtype), encoding, shape, fill), node.codecs)
         except (DecodeError, FormatError) as error:
-            where = "the manifest"
-            if request.source != INLINE:
-                where = f"{request.offset} of {urls.display(self.reader.sources[request.source].url)}"
-            raise DecodeError(
-                f"/{node.path}/{node.grid.key(request.chunk)}: {request.length} bytes at {where}: {error}. "
-                "The file is damaged, or the manifest does not belong to it: scan it again."
-            ) from error
+            raise self._undecoded(request, error) from error
+
+    def _undecoded(self, request: _Request, error: Exception) -> DecodeError:
+        where = "the manifest"
+        if request.source != INLINE:
+            where = f"{request.offset} of {urls.display(self.reader.sources[request.source].url)}"
+        return DecodeError(
+            f"/{request.node.path}/{request.node.grid.key(request.chunk)}: {request.length} bytes at {where}: {error}. "
+            "The file is damaged, or the manifest does not belong to it: scan it again."
+        )

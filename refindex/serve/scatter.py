@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refindex.access import urls
+from refindex.decode.checksum import check
 from refindex.decode.decoder import MANY, Decoder
 from refindex.errors import DecodeError, FormatError, SourceError, UnsupportedError
 from refindex.model.chunks import INLINE
@@ -96,6 +97,8 @@ class Scatter:
         plan = self.plan
         row = int(plan.row[number])
         decoder, position = plan.decoders[int(plan.which[row])], int(plan.position[row])
+        if plan.table.checksum is not None:
+            return None  # what is not as it was must not get there
         if not (decoder.plain and decoder.element == self.out.dtype and not self._drop and plan.covered[row]):
             return None
         which = int(plan.part[row])
@@ -123,6 +126,8 @@ class Scatter:
         """Where ranges that follow each other in their source go, if that is one piece of memory, in their order."""
         plan, layout, rows = self.plan, self.places.layout, self.plan.row[ranges]
         positions = plan.position[rows]
+        if plan.table.checksum is not None:
+            return None
         if layout is None or self._drop or bool((plan.part[rows] >= 0).any()) or not bool(plan.covered[rows].all()):
             return None
         which = distinct(plan.which[rows])
@@ -156,6 +161,7 @@ class Scatter:
         plan = self.plan
         rows = plan.row[ranges]
         ends = begins + plan.length[ranges]
+        self._check(rows, begins, ends, buffer)
         alone = np.ones(len(rows), dtype=bool)
         if len(rows) > _FEW and not self._drop:
             which, part = plan.which[rows], plan.part[rows]
@@ -174,10 +180,32 @@ class Scatter:
                 if number >= 0 and len(chosen) > _FEW:
                     alone[chosen[self._many_parts(plan.parts[number], ranges[chosen], begins[chosen], buffer)]] = False
         for at in np.flatnonzero(alone).tolist():
-            self.one(int(ranges[at]), buffer[int(begins[at]) : int(ends[at])])
+            self._one(int(ranges[at]), buffer[int(begins[at]) : int(ends[at])])
 
     def one(self, number: int, data: memoryview) -> None:
-        """Decode one range, of which ``data`` are the bytes."""
+        """Decode one range, of which ``data`` are the bytes.
+
+        Raises
+        ------
+        DecodeError
+            As :meth:`arrived`.
+        """
+        row = self.plan.row[number : number + 1]
+        self._check(row, np.zeros(1, dtype=np.int64), np.full(1, len(data)), data)
+        self._one(number, data)
+
+    def _check(self, rows: IntArray, begins: IntArray, ends: IntArray, buffer: memoryview) -> None:
+        """Compare ranges of a buffer with the checksums of their references."""
+        if self.plan.table.checksum is None:
+            return
+        expected = self.plan.table.checksum[rows]
+        for at in np.flatnonzero(expected >= 0).tolist():
+            try:
+                check(buffer[int(begins[at]) : int(ends[at])], int(expected[at]))
+            except DecodeError as error:
+                raise self._undecoded(int(rows[at]), error) from error
+
+    def _one(self, number: int, data: memoryview) -> None:
         row = int(self.plan.row[number])
         part = int(self.plan.part[row])
         if part < 0:

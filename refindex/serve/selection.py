@@ -130,7 +130,8 @@ class SelectionReader:
         source, length, encoding = int(table.source[row]), int(table.length[row]), int(table.encoding[row])
         shape = node.grid.chunk_shape(chunk)
         decoder = self.decoder(node, encoding, shape)
-        if source == INLINE or decoder is None or not decoder.plain or decoder.element is None:
+        checked = table.checksum is not None and int(table.checksum[row]) >= 0
+        if source == INLINE or checked or decoder is None or not decoder.plain or decoder.element is None:
             return Kept(plain=False)
         covers = bool(decoder.covers(np.array([shape], dtype=np.int64).reshape(1, -1))[0])
         if not covers or length != decoder.nbytes or not self.pool.is_local(source):

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from refindex.access import urls
 from refindex.errors import FormatError, ManifestError, UnsupportedError
-from refindex.model.chunks import INLINE, ChunkTable
+from refindex.model.chunks import INLINE, UNCHECKED, ChunkTable
 from refindex.model.encoding import Encoding
 from refindex.model.manifest import Node, Placement, ReportEntry, ScanReport, Source, Status
 from refindex.model.zarr_v3 import dumps, loads
@@ -49,6 +49,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("offset", pa.int64()),
             pa.field("length", pa.int64(), nullable=False),
             pa.field("encoding", pa.int32()),
+            pa.field("checksum", pa.int64()),
             pa.field("data", pa.binary()),
         ]
     ),
@@ -278,7 +279,8 @@ def _cuts(inline: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[tuple[int, in
 
 
 def chunk_table(path: str, table: ChunkTable) -> pa.Table:
-    """The rows of one array; ``source``, ``offset`` and ``encoding`` are null for inline chunks."""
+    """The rows of one array; ``source``, ``offset`` and ``encoding`` are null for inline chunks, ``checksum`` where
+    none was taken."""
     n = len(table)
     inline = table.source == INLINE
     nothing = inline if inline.any() else None
@@ -290,6 +292,7 @@ def chunk_table(path: str, table: ChunkTable) -> pa.Table:
         pa.array(table.offset, mask=nothing),
         pa.array(table.length),
         pa.array(table.encoding, mask=table.encoding < 0 if (table.encoding < 0).any() else None),
+        pa.nulls(n, pa.int64()) if table.checksum is None else pa.array(table.checksum, mask=table.checksum < 0),
         _inline_column(table, inline),
     ]
     return pa.Table.from_arrays(columns, schema=SCHEMAS["chunk"])
@@ -324,6 +327,8 @@ def make_chunks(rows: pa.Table) -> ChunkTable:
     offset = _integers(rows, "offset", np.int64, 0)
     length = _integers(rows, "length", np.int64, 0)
     encoding = _integers(rows, "encoding", np.int32, -1)
+    some = rows.column("checksum").null_count < n
+    checksum = _integers(rows, "checksum", np.int64, UNCHECKED) if some else None
     blob = b""
     if data.null_count < n:
         values = data.combine_chunks() if isinstance(data, pa.ChunkedArray) else data
@@ -336,7 +341,9 @@ def make_chunks(rows: pa.Table) -> ChunkTable:
         blob = b"".join(values.drop_null().to_pylist())
     elif np.any(source == INLINE):
         raise FormatError("a reference has neither a source nor inline data")
-    return ChunkTable(chunk=chunk, source=source, offset=offset, length=length, encoding=encoding, data=blob)
+    return ChunkTable(
+        chunk=chunk, source=source, offset=offset, length=length, encoding=encoding, data=blob, checksum=checksum
+    )
 
 
 def _integers(rows: pa.Table, name: str, dtype: Any, missing: int) -> np.ndarray[Any, Any]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from refindex.access import urls
 from refindex.errors import ManifestError
-from refindex.model.chunks import DECLARED, INLINE, ChunkTable
+from refindex.model.chunks import DECLARED, INLINE, UNCHECKED, ChunkTable
 from refindex.storage import tables
 from refindex.storage.parquet.reader import ParquetReader
 from refindex.storage.protocol import ManifestReader, MemoryReader
@@ -32,7 +32,7 @@ NULL = int(np.iinfo(np.int64).min)
 ROWS = 65_536
 """References in one window."""
 
-_COLUMNS = ("chunk", "source", "offset", "length", "encoding")
+_COLUMNS = ("chunk", "source", "offset", "length", "encoding", "checksum")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +118,9 @@ def _of_table(path: str, table: ChunkTable) -> Window:
         "offset": np.where(inline, NULL, table.offset),
         "length": table.length,
         "encoding": np.where(table.encoding == DECLARED, NULL, table.encoding.astype(np.int64)),
+        "checksum": np.full(len(table), NULL)
+        if table.checksum is None
+        else np.where(table.checksum == UNCHECKED, NULL, table.checksum),
         "data": np.where(inline, table.length, NULL),
     }
     return Window(path=path, place="", columns=columns)
@@ -171,13 +174,13 @@ def _of_sqlite(reader: SQLiteReader, path: str | None, start: int, stop: int | N
         after = (start - 1, -NULL - 1) if start else (NULL, NULL)
         while True:
             found = reader._query(
-                'SELECT chunk, source, "offset", length, encoding, length(data), added FROM chunk '
+                'SELECT chunk, source, "offset", length, encoding, checksum, length(data), added FROM chunk '
                 f"WHERE node = {node} AND {live}{limit} AND (chunk, added) > (?, ?) ORDER BY chunk, added LIMIT {ROWS}",
                 after,
             )
             if not found:
                 break
-            after = found[-1][0], found[-1][6]
+            after = found[-1][0], found[-1][7]
             name = ids.get(node, f"(node {node})")
             try:
                 yield _of_rows(name, found)
