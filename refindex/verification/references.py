@@ -143,6 +143,9 @@ def _check_window(
     if array.inline >= 0:
         bad(inline & (length != array.inline) & (encoding == NULL), "the inline data is not a whole chunk",
             f"{array.inline} bytes", "length")  # fmt: skip
+    summed = columns["checksum"]
+    bad((summed != NULL) & (inline | (summed < 0) | (summed >= 1 << 32)), "the checksum is none of bytes in a source",
+        "null, or 0 to 2**32 - 1", "checksum")  # fmt: skip
     piece = array.pieces.setdefault(window.place, [int(chunk.min()), int(chunk.max())])
     piece[0], piece[1] = min(piece[0], int(chunk.min())), max(piece[1], int(chunk.max()))
     fine = ~(outside | unknown | negative)
