@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -280,3 +282,56 @@ def test_memory_under_load_is_bounded(tmp_path: Path) -> None:
 def _peak(process: int) -> int:
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_all_is_as_it_was_when_the_clients_are_gone(archive: refindex.Archive) -> None:
+    """Clients that read, that ask and do not read, that send half a request, and that go away in between."""
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with serve(archive, concurrency=4, patience=1) as running:
+        assert ask(running.url, "plain/d/c/0/0/0").status == 200
+        answered: list[int] = []
+
+        def sound(seed: int, end: float) -> None:
+            random = np.random.default_rng(seed)
+            while time.monotonic() < end:
+                number, first = int(random.integers(0, CHUNKS)), 4 * int(random.integers(0, CHUNK_NBYTES // 4 - 100))
+                answer = ask(running.url, f"plain/d/c/{number}/0/0", Range=f"bytes={first}-{first + 399}")
+                answered.append(answer.status)
+                if answer.status == 206:
+                    assert (np.frombuffer(answer.body, "<i4") == number).all()
+                else:
+                    assert answer.status == 503
+
+        def bad(seed: int, end: float) -> None:
+            random = np.random.default_rng(seed)
+            name, port = running.url.removeprefix("http://").rstrip("/").split(":")
+            while time.monotonic() < end:
+                with contextlib.suppress(OSError), socket.create_connection((name, int(port)), timeout=5) as client:
+                    number = random.integers(0, CHUNKS)
+                    text = f"GET /plain/d/c/{number}/0/0 HTTP/1.1\r\nHost: {name}\r\n\r\n".encode()
+                    client.sendall(text[: int(random.integers(0, len(text) + 1))])
+                    if random.random() < 0.5:
+                        client.settimeout(0.2)
+                        client.recv(100)
+                    time.sleep(float(random.random()) / 50)
+
+        def clients(seconds: float) -> None:
+            end = time.monotonic() + seconds
+            with ThreadPoolExecutor(12) as pool:
+                found = [pool.submit(sound, n, end) for n in range(4)] + [pool.submit(bad, n, end) for n in range(8)]
+                for answer in found:
+                    answer.result(60)
+            time.sleep(0.1)
+
+        before = descriptors()
+        clients(1)  # the threads that it keeps
+        threads = threading.active_count()
+        clients(3)
+        assert answered.count(206) > 10
+        until(lambda: descriptors() <= before + 1, 15)
+        assert ask(running.url, "plain/d/c/7/0/0").status == 200
+        assert threading.active_count() <= threads + 1
