@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Buffer
 from typing import Any
 
+from refindex.decode.bounded import room
 from refindex.errors import DecodeError
 
 _isal: Any
@@ -13,10 +14,6 @@ try:
     from isal import isal_zlib as _isal
 except ImportError:  # there are no wheels for every machine
     _isal = None
-
-_SPARE = 64
-"""A little more than the chunk is enough to tell that a stream is too long, without letting a hostile one fill the
-memory."""
 
 
 def inflate(data: Buffer, nbytes: int) -> bytes:
@@ -32,15 +29,15 @@ def inflate(data: Buffer, nbytes: int) -> bytes:
     if _isal is not None:
         try:
             stream = _isal.decompressobj()
-            out: bytes = stream.decompress(data, nbytes + _SPARE)
+            out: bytes = stream.decompress(data, room(nbytes))
             if stream.eof:
                 return out
         except (_isal.error, ValueError, OverflowError):
             pass  # zlib has the last word, and the message that people can look up
     try:
         inflating = zlib.decompressobj()
-        out = inflating.decompress(data, nbytes + _SPARE)
-    except zlib.error as error:
+        out = inflating.decompress(data, room(nbytes))
+    except (zlib.error, ValueError, OverflowError) as error:  # the last two: no chunk has so many bytes
         raise DecodeError(f"deflate: {error}") from error
     if not inflating.eof:
         raise DecodeError(f"deflate: stream is truncated, or longer than the {nbytes} bytes of the chunk")

@@ -106,7 +106,7 @@ def type_from_json(value: Any, *, depth: int = 0) -> StoredType:
         return Subarray(tuple(int(n) for n in value["dims"]), type_from_json(value["base"], depth=depth + 1))
     except FormatError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, SyntaxError) as error:
         raise FormatError(f"stored type: cannot read {value!r}: {error}") from error
 
 
@@ -354,7 +354,7 @@ def dtype_from_json(data_type: Any, endian: str | None) -> np.dtype[Any] | None:
         if name in ("numpy.datetime64", "numpy.timedelta64"):
             code = "M8" if name == "numpy.datetime64" else "m8"
             return np.dtype(f"{order}{code}[{int(configuration['scale_factor'])}{configuration['unit']}]")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, SyntaxError, AttributeError) as error:
         raise FormatError(f"array document: cannot read data type {data_type!r}: {error}") from error
     return None
 

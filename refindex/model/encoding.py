@@ -44,6 +44,9 @@ FILTER_NAMES = {
     32026: "blosc2",
     32028: "sperr",
 }
+_MOST_DIMENSIONS = 64
+"""What numpy arrays can have."""
+
 _BLOSC_CNAMES = {0: "blosclz", 1: "lz4", 2: "lz4hc", 4: "zlib", 5: "zstd"}  # 3, snappy, is not in numcodecs
 _BLOSC_SHUFFLES = {0: "noshuffle", 1: "shuffle", 2: "bitshuffle"}
 
@@ -135,13 +138,17 @@ class Encoding:
             start = tuple(int(n) for n in document.get("start", ()))
             broadcast = tuple(int(n) for n in document.get("broadcast", ()))
             rank = max(len(shape), len(start), *(axis + 1 for axis in broadcast), 0)
+            if any(n < 0 for n in shape) or rank > _MOST_DIMENSIONS:
+                raise FormatError(f"encoding: a stored chunk of {shape} from {start}, repeated along {broadcast}")
             whole = (1,) * (rank - len(shape)) + shape
             if start and (len(start) != rank or any(not 0 <= s < n for s, n in zip(start, whole, strict=True))):
                 raise FormatError(f"encoding: a start {start} in a stored chunk of {shape}")
             if any(axis < 0 or whole[axis] != 1 for axis in broadcast):
                 raise FormatError(f"encoding: dimensions {broadcast} of a stored chunk of {shape} cannot be repeated")
+            stored = type_from_json(document["type"])
+            numpy_dtype(stored)  # numpy has more to say on a type than what is looked at there
             return cls(
-                type=type_from_json(document["type"]),
+                type=stored,
                 shape=shape,
                 filters=tuple(
                     Filter(id=int(f["id"]), values=tuple(int(v) for v in f["values"])) for f in document["filters"]
@@ -153,7 +160,7 @@ class Encoding:
             )
         except FormatError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, binascii.Error) as error:
             raise FormatError(f"encoding: cannot read {document!r}: {error}") from error
 
 

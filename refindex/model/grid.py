@@ -207,7 +207,7 @@ class ChunkGrid:
                     for edge in configuration["chunk_shapes"]
                 )
                 return cls(shape=tuple(shape), edges=edges)
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
             raise FormatError(f"chunk grid: cannot read {grid!r}: {error}") from error
         raise FormatError(f"chunk grid: unknown kind {name!r}; expected 'regular' or 'rectilinear' (inline)")
 

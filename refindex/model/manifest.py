@@ -180,7 +180,26 @@ class Node:
         parsed = loads(self.document, f"document of /{self.path}")
         if not isinstance(parsed, dict) or parsed.get("node_type") not in ("array", "group"):
             raise FormatError(f"document of /{self.path}: neither a Zarr v3 array nor a group")
+        if not isinstance(parsed.get("attributes", {}), dict):
+            raise FormatError(f"document of /{self.path}: its attributes are no JSON object")
+        if parsed["node_type"] == "array":
+            self._check_array(parsed)
         return parsed
+
+    def _check_array(self, document: dict[str, Any]) -> None:
+        """What is taken for granted of an array's document from here on."""
+        shape, codecs, names = (document.get(name) for name in ("shape", "codecs", "dimension_names"))
+        if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+            raise FormatError(f"document of /{self.path}: its shape is {shape!r}; expected a list of integers")
+        if not isinstance(codecs, list) or not all(
+            isinstance(c, dict) and isinstance(c.get("name"), str) and isinstance(c.get("configuration", {}), dict)
+            for c in codecs
+        ):
+            raise FormatError(f"document of /{self.path}: its codecs are {codecs!r}; expected a list of named ones")
+        if names is not None and (not isinstance(names, list) or len(names) not in (0, len(shape))):
+            raise FormatError(f"document of /{self.path}: its dimension names are {names!r}, for a shape of {shape}")
+        if missing := {"data_type", "chunk_grid"} - document.keys():
+            raise FormatError(f"document of /{self.path}: it has no {' and no '.join(sorted(missing))}")
 
     @property
     def is_array(self) -> bool:
@@ -196,7 +215,10 @@ class Node:
         attributes = self.attributes
         for name, dtype in self.attribute_types.items():
             if name in attributes and not isinstance(attributes[name], str):
-                value = np.asarray(attributes[name], dtype=np.dtype(dtype))
+                try:
+                    value = np.asarray(attributes[name], dtype=np.dtype(dtype))
+                except (TypeError, ValueError, OverflowError, SyntaxError) as error:
+                    raise FormatError(f"/{self.path}: attribute {name!r} is not of type {dtype!r}: {error}") from error
                 attributes[name] = value if value.ndim else value[()]
         return attributes
 
