@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from refindex.access import urls
 from refindex.access.options import filesystem
+from refindex.access.remembered import remember
+from refindex.access.trust import Allow
 from refindex.archive import Archive
 from refindex.errors import FormatError, NotFoundError
 from refindex.interop.icechunk_reading import from_icechunk
 from refindex.interop.icechunk_writing import export_icechunk
 from refindex.interop.kerchunk_reading import from_kerchunk
 from refindex.interop.kerchunk_writing import export_kerchunk
+from refindex.interop.parsers import from_parser
 from refindex.interop.virtualizarr import from_virtualizarr
 from refindex.interop.zarr_copy import export_zarr
 from refindex.model.manifest import Manifest
 from refindex.serve.opening import Opening
 
 type To = Literal["kerchunk", "kerchunk-parquet", "icechunk", "zarr"]
-type Format = Literal["auto", "kerchunk", "icechunk", "virtualizarr"]
+type Format = Literal["auto", "kerchunk", "icechunk", "virtualizarr", "tiff", "grib", "fits", "dmrpp", "netcdf3", "hdf"]
+
+_STARTS: dict[bytes, Format] = {
+    b"II*\0": "tiff", b"MM\0*": "tiff", b"II+\0": "tiff", b"MM\0+": "tiff", b"GRIB": "grib", b"SIMP": "fits",
+}  # fmt: skip
 
 __all__ = ["export", "from_icechunk", "from_kerchunk", "from_virtualizarr", "import_references"]
 
@@ -38,6 +46,7 @@ def export(
     chunks: Mapping[str, int] | None = None,
     shards: Mapping[str, int] | None = None,
     version: int | None = None,
+    allow: Allow = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool | Callable[[int, int], None] = False,
 ) -> None:
@@ -72,6 +81,8 @@ def export(
         shards.
     version:
         Snapshot of an archive that is given by its path; the newest if None.
+    allow:
+        As for :func:`open`, for an archive that is given by its path.
     storage_options:
         Options for fsspec, for the archive, its sources and the output.
     progress:
@@ -104,7 +115,7 @@ def export(
         "overwrite": overwrite,
         "storage_options": storage_options,
     }
-    with _opened(archive, version, storage_options) as opened:
+    with _opened(archive, version, storage_options, allow) as opened:
         match to:
             case "kerchunk" | "kerchunk-parquet":
                 layout: Literal["json", "parquet"] = "json" if to == "kerchunk" else "parquet"
@@ -116,11 +127,18 @@ def export(
             case "zarr":
                 with _watching(progress) as report:
                     export_zarr(opened.store, dest, chunks=chunks, shards=shards, progress=report, **shared)
+        if to != "zarr" and isinstance(dest, str | os.PathLike):
+            # So that they can be taken over again.
+            named = (source.url for source in opened.sources)
+            remember(urls.absolute(dest).rstrip("/"), named, within=opened.store.archive.allowed)
 
 
 @contextmanager
 def _opened(
-    archive: Archive | Manifest | str | os.PathLike[str], version: int | None, storage_options: Mapping[str, Any] | None
+    archive: Archive | Manifest | str | os.PathLike[str],
+    version: int | None,
+    storage_options: Mapping[str, Any] | None,
+    allow: Allow = None,
 ) -> Iterator[Archive]:
     if isinstance(archive, Archive):
         yield archive
@@ -129,7 +147,7 @@ def _opened(
     if isinstance(archive, Manifest):
         opening = Opening(manifest=archive, storage_options=options)
     else:
-        opening = Opening(url=urls.absolute(archive).rstrip("/"), version=version, storage_options=options)
+        opening = Opening(url=urls.absolute(archive).rstrip("/"), version=version, storage_options=options, allow=allow)
     with closing(Archive(opening)) as opened:
         yield opened
 
@@ -156,25 +174,30 @@ def import_references(
     *,
     format: Format = "auto",  # noqa: A002 -- the option's plain name
     base: str | os.PathLike[str] | None = None,
-    allow: Sequence[str] = (),
+    allow: Allow = None,
     absent_partitions: bool = False,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Take over another tool's references as a manifest; :meth:`Manifest.save` writes it. No array is read.
+    """Take over another tool's references, or a file of another format, as a manifest; :meth:`Manifest.save` writes it.
 
     The files that it refers to are looked at: their sizes, and what identifies them, are recorded as they are now.
 
     Parameters
     ----------
     source:
-        What :func:`from_kerchunk`, :func:`from_icechunk` or :func:`from_virtualizarr` takes.
+        What :func:`from_kerchunk`, :func:`from_icechunk` or :func:`from_virtualizarr` takes; or the path, ``http(s)://``
+        or ``s3://`` URL of a file of another format.
     format:
         Which of them; ``"auto"``: files, mappings, and folders with ``.zmetadata`` are kerchunk's, other folders are
-        Icechunk's, and other objects are what they are.
+        Icechunk's, local TIFF, GRIB, FITS and DMR++ files and other objects are what they are. Files of other formats
+        are read by VirtualiZarr's parsers: ``"tiff"`` takes the package virtual-tiff, ``"grib"`` gribberish (and reads
+        the whole file), ``"fits"`` astropy; ``"dmrpp"`` (``NAME.dmrpp`` beside the file ``NAME``), ``"netcdf3"`` and
+        ``"hdf"`` VirtualiZarr alone.
     base, absent_partitions:
         For :func:`from_kerchunk`.
     allow:
-        Folders and files of this machine that references may name although they come from elsewhere.
+        Folders and files, by path or URL, that references may name besides what lies below the folder that holds them,
+        and ``base``; ``"*"`` for everything. What is in memory may name anything.
     storage_options:
         Options for fsspec.
 
@@ -182,8 +205,10 @@ def import_references(
     ------
     FormatError
         If it is none of these, or cannot be understood as a whole; what it cannot serve of arrays is in the report.
+    NotAllowedError
+        If it refers to files that it may not read.
     UnsupportedError
-        If it refers to files that it must not refer to, or a package that it takes is not installed.
+        If a package that it takes is not installed, or a parser does not take the file.
     NotFoundError, SourceError
         If it, or a file that it refers to, cannot be read.
     """
@@ -197,7 +222,23 @@ def import_references(
             return from_icechunk(source, allow=allow, storage_options=storage_options)
         case "virtualizarr":
             return from_virtualizarr(source, allow=allow, storage_options=storage_options)
+        case "tiff" | "grib" | "fits" | "dmrpp" | "netcdf3" | "hdf":
+            return from_parser(source, format=chosen, storage_options=storage_options)
     raise ValueError(f"format must be one of {', '.join(get_args(Format.__value__))}; got {format!r}")
+
+
+def _by_content(path: Path) -> Format:
+    """What a local file is: one that a parser reads, or else JSON."""
+    if path.suffix == ".dmrpp":
+        return "dmrpp"
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        return "kerchunk"  # which tells what is wrong
+    if start == b"\x89HDF" or start[:3] == b"CDF":
+        raise FormatError(f"{path}: no references, but a file that can be scanned: refindex scan reads it")
+    return _STARTS.get(start, "kerchunk")
 
 
 def _recognised(source: Any, storage_options: Mapping[str, Any] | None) -> Format:
@@ -208,7 +249,9 @@ def _recognised(source: Any, storage_options: Mapping[str, Any] | None) -> Forma
             path = urls.local_path(url)
             if not path.exists():
                 raise NotFoundError(f"{urls.display(url)}: no such file or folder")
-            return "icechunk" if path.is_dir() and not (path / ".zmetadata").is_file() else "kerchunk"
+            if path.is_dir():
+                return "kerchunk" if (path / ".zmetadata").is_file() else "icechunk"
+            return _by_content(path)
         fs, there = filesystem(url, storage_options)
         return "icechunk" if fs.exists(f"{there}/repo") or fs.exists(f"{there}/snapshots") else "kerchunk"
     if kind.__module__.partition(".")[0] == "icechunk":

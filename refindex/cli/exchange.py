@@ -8,10 +8,21 @@ from typing import Annotated
 import typer
 
 from refindex.cli.append import ARCHIVE
-from refindex.cli.options import JSON, PROGRESS, STORAGE_OPTIONS, VARIABLE, VERSION, dump, parse_storage_options, plural
+from refindex.cli.options import (
+    ALLOW,
+    JSON,
+    PROGRESS,
+    STORAGE_OPTIONS,
+    VARIABLE,
+    VERSION,
+    dump,
+    parse_allow,
+    parse_storage_options,
+    plural,
+)
 
 _TO = ("kerchunk", "kerchunk-parquet", "icechunk", "zarr")
-_FORMATS = ("auto", "kerchunk", "icechunk")
+_FORMATS = ("auto", "kerchunk", "icechunk", "tiff", "grib", "fits", "dmrpp", "netcdf3", "hdf")
 
 
 def export(
@@ -51,6 +62,7 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     version: VERSION = None,
+    allow: ALLOW = None,
     progress: PROGRESS = None,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
@@ -71,6 +83,7 @@ def export(
             chunks=_lengths("--chunks", chunks),
             shards=_lengths("--shards", shards),
             version=version,
+            allow=parse_allow(allow),
             storage_options=parse_storage_options(storage_options),
             progress=sys.stderr.isatty() if progress is None else progress,
         )
@@ -98,7 +111,10 @@ def _lengths(option: str, values: list[str] | None) -> dict[str, int] | None:
 
 def import_(
     source: Annotated[
-        str, typer.Argument(help="kerchunk's JSON or Parquet, or an Icechunk repository.", metavar="SOURCE")
+        str,
+        typer.Argument(
+            help="kerchunk's JSON or Parquet, an Icechunk repository, or a file of another format.", metavar="SOURCE"
+        ),
     ],
     out: Annotated[
         str,
@@ -107,7 +123,13 @@ def import_(
         ),
     ],
     format_: Annotated[
-        str, typer.Option("--format", help="What it is; found out by default.", metavar="auto|kerchunk|icechunk")
+        str,
+        typer.Option(
+            "--format",
+            help="What it is; auto finds out, but for netcdf3, hdf and remote files. Others than kerchunk and icechunk "
+            "are read by VirtualiZarr's parsers: tiff takes the package virtual-tiff, grib gribberish, fits astropy.",
+            metavar="|".join(_FORMATS),
+        ),
     ] = "auto",
     base: Annotated[
         str | None,
@@ -115,14 +137,7 @@ def import_(
             "--base", help="What references without a protocol are below, e.g. s3:// or a folder.", metavar="URL"
         ),
     ] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow",
-            help="A local folder or file that references from elsewhere may name (repeat for more).",
-            metavar="PREFIX",
-        ),
-    ] = None,
+    allow: ALLOW = None,
     absent_partitions: Annotated[
         bool,
         typer.Option(
@@ -133,7 +148,7 @@ def import_(
     json: JSON = False,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
-    """Make an archive of another tool's references, without reading what they refer to."""
+    """Make an archive of another tool's references, or of a file of another format, without copying values."""
     from refindex import exchange
 
     if format_ not in _FORMATS:
@@ -143,7 +158,7 @@ def import_(
         source,
         format=format_,  # type: ignore[arg-type]
         base=base,
-        allow=allow or (),
+        allow=parse_allow(allow),
         absent_partitions=absent_partitions,
         storage_options=options,
     )

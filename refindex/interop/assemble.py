@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from refindex.access import urls
 from refindex.access.files import SourcePool, StorageOptions
+from refindex.access.trust import Allowed
 from refindex.errors import FormatError, UnsupportedError
-from refindex.interop.allowed import check_allowed
 from refindex.interop.declared import encoding_of
 from refindex.interop.looking import look_at
 from refindex.model.chunks import DECLARED, INLINE, ChunkTable
@@ -110,8 +110,7 @@ def assemble(
     found: Urls,
     *,
     resolve: Callable[[str], str],
-    remote: bool,
-    allow: Sequence[str] = (),
+    allowed: Allowed | None,
     storage_options: StorageOptions = None,
 ) -> Manifest:
     """A manifest of documents by key (``a/.zarray``, ``a/zarr.json``) and the references of each array.
@@ -127,8 +126,8 @@ def assemble(
         The URLs that rows number.
     resolve:
         The absolute URL of one of them.
-    remote, allow:
-        See :mod:`refindex.interop.allowed`.
+    allowed:
+        Where the files may be; anywhere if None.
 
     Raises
     ------
@@ -136,7 +135,7 @@ def assemble(
         If references lie outside their arrays or files, or nothing can be served.
     SourceError, NotFoundError
         If files that are referred to cannot be looked at.
-    UnsupportedError
+    NotAllowedError
         If files may not be referred to.
     """
     hierarchy = read_hierarchy(_Documents(where, documents))
@@ -176,7 +175,8 @@ def assemble(
         used[member.rows.url[member.rows.url != INLINE]] = True
     resolved = [resolve(found.found[number]) for number in np.flatnonzero(used).tolist()]
     distinct = list(dict.fromkeys(resolved))
-    check_allowed(distinct, where, remote=remote, allow=allow)
+    if allowed is not None:
+        allowed.check(distinct, where, links=True)
     sources = look_at(distinct, where, storage_options)
     numbers = np.full(len(used), INLINE, dtype=np.int64)
     numbers[used] = [{url: n for n, url in enumerate(distinct)}[url] for url in resolved] if resolved else []

@@ -27,6 +27,7 @@ from refindex.model.grid import ChunkGrid
 
 _BLOSC_CNAMES = {"blosclz": 0, "lz4": 1, "lz4hc": 2, "zlib": 4, "zstd": 5}
 _BLOSC_SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+_BLOSC = {"clevel", "shuffle", "typesize"}
 
 
 def encoding_of(document: Document, grid: ChunkGrid) -> Encoding | None:
@@ -68,16 +69,16 @@ def _filter(codec: Document, nbytes: int) -> Filter | None:
     options = codec.get("configuration", {})
     match codec["name"]:
         case "numcodecs.zlib":
-            return Filter(id=DEFLATE, values=(options["level"],))
+            return Filter(id=DEFLATE, values=(options.get("level", 1),))
         case "numcodecs.shuffle":
-            return Filter(id=SHUFFLE, values=(options["elementsize"],))
+            return Filter(id=SHUFFLE, values=(options.get("elementsize", 4),))
         case "numcodecs.fletcher32":
             return Filter(id=FLETCHER32)
         case "numcodecs.bz2":
-            return Filter(id=BZIP2, values=(options["level"],))
-        case "zstd" if 0 < options["level"] <= 22:
+            return Filter(id=BZIP2, values=(options.get("level", 1),))
+        case "zstd" if 0 < options.get("level", 0) <= 22:
             return Filter(id=ZSTD, values=(options["level"],))
-        case "blosc" if options["cname"] in _BLOSC_CNAMES and options.get("typesize"):
+        case "blosc" if options.get("cname") in _BLOSC_CNAMES and options.keys() >= _BLOSC and options["typesize"]:
             shuffle, cname = _BLOSC_SHUFFLES[options["shuffle"]], _BLOSC_CNAMES[options["cname"]]
             # 2, 2: versions of the filter and of Blosc's format.
             return Filter(id=BLOSC, values=(2, 2, options["typesize"], nbytes, options["clevel"], shuffle, cname))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,6 +12,8 @@ from zarr.core.sync import sync
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions
+from refindex.access.remembered import remembered
+from refindex.access.trust import Allow, Allowed
 from refindex.errors import FormatError, NotFoundError, SourceError, UnsupportedError
 from refindex.interop.assemble import Rows, Urls, assemble
 from refindex.interop.icechunk_storage import storage_at
@@ -33,7 +34,7 @@ def from_icechunk(
     *,
     branch: str = "main",
     snapshot: str | None = None,
-    allow: Sequence[str] = (),
+    allow: Allow = None,
     storage_options: StorageOptions = None,
 ) -> Manifest:
     """Take over one snapshot of an Icechunk repository. The files are looked at, and no array is read.
@@ -46,7 +47,8 @@ def from_icechunk(
     branch, snapshot:
         The tip of a branch, or the snapshot of this name.
     allow:
-        Folders and files of this machine that references may name although the repository is elsewhere.
+        Folders and files, by path or URL, that references may name besides what lies below the folder that holds the
+        repository; ``"*"`` for everything. Those of an open ``icechunk.Repository`` may name anything.
     storage_options:
         Options for fsspec, for the repository and for the files that it refers to.
 
@@ -56,6 +58,8 @@ def from_icechunk(
         If there is no such repository, branch or snapshot.
     FormatError, UnsupportedError
         If references reach beyond their files, or may not be taken over.
+    NotAllowedError
+        If they name files that they may not.
     SourceError
         If it, or a file that it refers to, cannot be read.
     """
@@ -99,8 +103,7 @@ def from_icechunk(
         rows_of,
         found,
         resolve=resolve,
-        remote=bool(url) and not urls.is_local(url),
-        allow=allow,
+        allowed=Allowed.of(allow).beside(url).adding(remembered(url)) if url else None,
         storage_options=storage_options,
     )
 

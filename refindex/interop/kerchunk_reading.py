@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import itertools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +24,9 @@ import pyarrow.parquet as pq
 from refindex.access import urls
 from refindex.access.files import StorageOptions, reading
 from refindex.access.options import filesystem
-from refindex.errors import FormatError, NotFoundError
+from refindex.access.remembered import remembered
+from refindex.access.trust import Allow, Allowed
+from refindex.errors import FormatError, NotFoundError, UnsupportedError
 from refindex.interop.assemble import WHOLE, Rows, Urls, assemble, refuse_strays
 from refindex.interop.templates import expand
 from refindex.model.chunks import INLINE
@@ -34,6 +38,8 @@ from refindex.scan.zarr.plan import Plan, shortened
 _DOCUMENTS = frozenset(DOCUMENTS)
 _LAZY_MEMBERS = {"metadata", "record_size", "zarr_consolidated_format"}
 _AT_ONCE = 16
+_MOST_PARTITIONS = 100_000
+_PARTITION = re.compile(r"refs\.(0|[1-9][0-9]{0,17})\.parq", re.ASCII)
 _NOTHING = np.empty(0, dtype=np.int64)
 
 
@@ -41,7 +47,7 @@ def from_kerchunk(
     source: str | os.PathLike[str] | Mapping[str, Any],
     *,
     base: str | os.PathLike[str] | None = None,
-    allow: Sequence[str] = (),
+    allow: Allow = None,
     absent_partitions: bool = False,
     storage_options: StorageOptions = None,
 ) -> Manifest:
@@ -54,7 +60,8 @@ def from_kerchunk(
     base:
         What references without a protocol are below: ``"s3://"``, a folder. By default they must be absolute paths.
     allow:
-        Folders and files of this machine that references may name although they come from elsewhere.
+        Folders and files, by path or URL, that references may name besides what lies below ``base`` and the folder that
+        holds them; ``"*"`` for everything. References in memory may name anything.
     absent_partitions:
         Whether Parquet files that are not there mean that none of their chunks exist. kerchunk leaves such files out;
         they cannot be told from lost ones.
@@ -66,25 +73,28 @@ def from_kerchunk(
     FormatError
         If it is none, has keys that nothing describes, or references that reach beyond their files; if a Parquet file
         is missing.
-    UnsupportedError
-        If it refers to files that it must not refer to.
+    NotAllowedError
+        If it refers to files that it may not read.
     SourceError, NotFoundError
         If it, or a file that it refers to, cannot be read.
     """
     if isinstance(source, Mapping):
-        return _of_json(source, "references in memory", False, base, allow, storage_options)
+        return _of_json(source, "references in memory", base, None, storage_options)
     url = urls.absolute(source).rstrip("/")
-    where, remote = urls.display(url), not urls.is_local(url)
+    where = urls.display(url)
+    allowed = Allowed.of(allow).beside(url).adding(remembered(url))
+    if base is not None:
+        allowed = allowed.adding([urls.absolute(base)])
     lazy = _read(f"{url}/.zmetadata", storage_options)
     if lazy is not None:
-        return _of_parquet(url, loads(lazy, f"{where}/.zmetadata"), base, allow, absent_partitions, storage_options)
+        return _of_parquet(url, loads(lazy, f"{where}/.zmetadata"), base, allowed, absent_partitions, storage_options)
     text = _read(url, storage_options)
     if text is None:
         raise NotFoundError(f"{where}: neither a file nor a folder with .zmetadata is there")
     references = loads(text, where)
     if not isinstance(references, dict):
         raise FormatError(f"{where}: not a JSON object")
-    return _of_json(references, where, remote, base, allow, storage_options)
+    return _of_json(references, where, base, allowed, storage_options)
 
 
 def _read(url: str, storage_options: StorageOptions) -> bytes | None:
@@ -130,9 +140,8 @@ def _resolver(where: str, base: str | os.PathLike[str] | None) -> Callable[[str]
 def _of_json(
     references: Mapping[str, Any],
     where: str,
-    remote: bool,
     base: str | os.PathLike[str] | None,
-    allow: Sequence[str],
+    allowed: Allowed | None,
     storage_options: StorageOptions,
 ) -> Manifest:
     refs = expand(references, where)
@@ -163,8 +172,7 @@ def _of_json(
         rows_of,
         found,
         resolve=_resolver(where, base),
-        remote=remote,
-        allow=allow,
+        allowed=allowed,
         storage_options=storage_options,
     )
     unserved = {entry.path.strip("/") for entry in manifest.report.problems}
@@ -206,10 +214,13 @@ def _inline(key: str, value: Any, where: str) -> bytes:
     if not isinstance(value, str):
         raise FormatError(f"{where}: {shortened(key)} is {shortened(value)}; expected text or a JSON object")
     if not value.startswith("base64:"):
-        return value.encode()
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise FormatError(f"{where}: {shortened(key)} is not Unicode: {error}") from error
     try:
         return base64.b64decode(value[7:], validate=True)
-    except binascii.Error as error:
+    except (binascii.Error, ValueError) as error:  # the second: characters beyond ASCII
         raise FormatError(f"{where}: {shortened(key)} is not base64: {error}") from error
 
 
@@ -258,7 +269,7 @@ def _of_parquet(
     url: str,
     lazy: Any,
     base: str | os.PathLike[str] | None,
-    allow: Sequence[str],
+    allowed: Allowed,
     absent_partitions: bool,
     storage_options: StorageOptions,
 ) -> Manifest:
@@ -290,8 +301,14 @@ def _of_parquet(
             start = record * records
             return _partition(data, urls.display(name), start, records, plan.grid.size - start, found)
 
+        parts: list[Rows] = []
+        # Some at a time: there may be as many as numbers in the metadata say, and the first that is missing ends it.
+        wanted = _partitions(folder, count, absent_partitions)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            parts = [part for part in pool.map(read, range(count)) if part is not None]
+            while some := list(itertools.islice(wanted, 4 * _AT_ONCE)):
+                parts += [
+                    part for part in (pool.map(read, some) if len(some) > 1 else map(read, some)) if part is not None
+                ]
         return _united(parts)
 
     return assemble(
@@ -300,10 +317,29 @@ def _of_parquet(
         rows_of,
         found,
         resolve=_resolver(where, base),
-        remote=not urls.is_local(url),
-        allow=allow,
+        allowed=allowed,
         storage_options=storage_options,
     )
+
+
+def _partitions(folder: str, count: int, absent: bool) -> Iterator[int]:
+    """The numbers of the files of an array, of which some may be absent.
+
+    Raises
+    ------
+    UnsupportedError
+        If there may be so many that looking for each of them does not end.
+    """
+    if absent and urls.is_local(folder):
+        path = urls.local_path(folder)
+        names = os.listdir(path) if path.is_dir() else ()  # noqa: PTH208 -- names, not paths
+        found = (_PARTITION.fullmatch(name) for name in names)
+        return iter(sorted(number for match in found if match and (number := int(match[1])) < count))
+    if absent and count > _MOST_PARTITIONS:
+        raise UnsupportedError(
+            f"its chunks are in {count} files, of which any may be absent; up to {_MOST_PARTITIONS} are looked for"
+        )
+    return iter(range(count))
 
 
 def _partition(data: bytes, where: str, start: int, records: int, left: int, found: Urls) -> Rows:

@@ -8,8 +8,8 @@ from typing import Any
 from refindex.errors import UnsupportedError
 
 
-def require(package: str) -> Any:
-    """A package that is optional.
+def require(package: str, install: str = "") -> Any:
+    """A package that is optional; ``install`` is what brings it, where ``refindex[exchange]`` does not.
 
     Raises
     ------
@@ -19,6 +19,8 @@ def require(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
+        if install:
+            raise UnsupportedError(f"{package} is not installed; pip install {install} brings it") from error
         raise UnsupportedError(
             f"{package} is not installed; pip install 'refindex[exchange]' brings what other tools' formats need"
         ) from error

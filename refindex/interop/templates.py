@@ -17,7 +17,8 @@ from refindex.scan.zarr.plan import members, shortened
 _MEMBERS = {"version", "templates", "gen", "refs"}
 _RULE = {"key", "url", "offset", "length", "dimensions"}
 _PLAIN = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}", re.ASCII)
-_MOST = 10_000_000
+_MOST = 1_000_000
+"""References that a rule may stand for."""
 
 
 def expand(references: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -82,26 +83,29 @@ class _Templates:
     def _jinja(self, text: str, values: Mapping[str, Any]) -> str:
         try:
             import jinja2
-            import jinja2.sandbox
+
+            from refindex.interop import expressions
         except ImportError as error:
             raise UnsupportedError(
                 f"{self._where}: the template {shortened(text)} needs jinja2, which is not installed"
             ) from error
         if self._environment is None:
-            self._environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined)
+            self._environment = expressions.Expressions()
         try:
             if text not in self._compiled:
                 self._compiled[text] = self._environment.from_string(text)
             named = {name: self._named(body) for name, body in self._texts.items()}
             return str(self._compiled[text].render(**{**named, **values}))
-        except (jinja2.TemplateError, ValueError, TypeError, ArithmeticError, OverflowError, MemoryError) as error:
+        except (jinja2.TemplateError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
             raise FormatError(f"{self._where}: the template {shortened(text)} cannot be filled in: {error}") from error
 
     def _named(self, body: str) -> str | Callable[..., str]:
         """A template that has others in it is called, with their values."""
         if "{{" not in body:
             return body
-        return lambda **values: str(self._environment.from_string(body).render(**values))
+        from refindex.interop import expressions
+
+        return lambda **values: expressions.named(self._environment, body, values)
 
 
 def _generate(rule: Mapping[str, Any], templates: _Templates, where: str) -> dict[str, Any]:
@@ -117,9 +121,12 @@ def _generate(rule: Mapping[str, Any], templates: _Templates, where: str) -> dic
     }
     total = 1
     for values in dimensions.values():
-        total *= len(values)
+        # A range may have more numbers than Python can count with len().
+        total *= len(values[: _MOST + 1])
     if total > _MOST:
         raise UnsupportedError(f"{where}: gen stands for {total} references; at most {_MOST} are spelled out")
+    if not total:  # though another dimension has numbers without an end
+        return {}
     found: dict[str, Any] = {}
     for combination in itertools.product(*dimensions.values()):
         known = dict(zip(dimensions, combination, strict=True))

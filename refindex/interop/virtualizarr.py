@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,9 +14,11 @@ from zarr.storage import MemoryStore
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions
+from refindex.access.trust import Allow, Allowed
 from refindex.errors import FormatError, UnsupportedError
 from refindex.interop.assemble import Rows, Urls, assemble
 from refindex.interop.optional import require
+from refindex.interop.spelling import blank_of, misread, respelled
 from refindex.model.chunks import INLINE
 from refindex.model.dtype import dtype_from_json, xarray_fill_value
 from refindex.model.manifest import Manifest
@@ -28,7 +30,7 @@ _ENCODED = ("_FillValue", "missing_value", "scale_factor", "add_offset", "units"
 _PLAIN = ("http://", "https://")
 
 
-def from_virtualizarr(source: Any, *, allow: Sequence[str] = (), storage_options: StorageOptions = None) -> Manifest:
+def from_virtualizarr(source: Any, *, allow: Allow = None, storage_options: StorageOptions = None) -> Manifest:
     """Take over what VirtualiZarr has parsed. The files are looked at, and no array is read.
 
     Parameters
@@ -37,7 +39,7 @@ def from_virtualizarr(source: Any, *, allow: Sequence[str] = (), storage_options
         A ``ManifestStore``, a ``ManifestGroup``, or a virtual ``xarray.Dataset`` or ``DataTree``. Variables that were
         loaded are kept in the manifest.
     allow:
-        Not needed: objects in memory may refer to anything.
+        Objects in memory may refer to anything; if this is given, to these folders and files only.
     storage_options:
         Options for fsspec, for the files that it refers to.
 
@@ -47,6 +49,34 @@ def from_virtualizarr(source: Any, *, allow: Sequence[str] = (), storage_options
         If it is none of this, or references reach beyond their files.
     SourceError, NotFoundError
         If a file that it refers to cannot be looked at.
+    """
+    return take(
+        source,
+        where=f"VirtualiZarr's {type(source).__name__}",
+        resolve=lambda url: url if url.startswith(_PLAIN) else urls.absolute(unquote(url)),
+        allowed=None if allow is None else Allowed.of(allow),
+        storage_options=storage_options,
+    )
+
+
+def take(
+    source: Any,
+    *,
+    where: str,
+    resolve: Callable[[str], str],
+    allowed: Allowed | None = None,
+    storage_options: StorageOptions = None,
+) -> Manifest:
+    """As :func:`from_virtualizarr`.
+
+    Parameters
+    ----------
+    where:
+        What it comes from, for messages.
+    resolve:
+        The absolute URL of one that it has.
+    allowed:
+        Where the files may be; anywhere if None.
     """
     manifests = require("virtualizarr.manifests")
     documents: dict[str, bytes] = {}
@@ -66,16 +96,18 @@ def from_virtualizarr(source: Any, *, allow: Sequence[str] = (), storage_options
     def rows_of(path: str, plan: Plan) -> Rows:
         if path in loaded:
             return _loaded_rows(loaded[path], plan)
+        reason = misread(plan.document)
+        if reason is not None:
+            raise UnsupportedError(reason)
         return _rows(path, arrays[path].manifest, plan, found)
 
     return assemble(
-        f"VirtualiZarr's {type(source).__name__}",
+        where,
         documents,
         rows_of,
         found,
-        resolve=lambda url: url if url.startswith(_PLAIN) else urls.absolute(unquote(url)),
-        remote=False,
-        allow=allow,
+        resolve=resolve,
+        allowed=allowed,
         storage_options=storage_options,
     )
 
@@ -98,7 +130,7 @@ def _document(array: Any) -> dict[str, Any]:
     """The ``zarr.json`` of a ManifestArray."""
     with quiet():
         text = array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes()
-    document: dict[str, Any] = loads(text, "metadata of VirtualiZarr")
+    document = respelled(loads(text, "metadata of VirtualiZarr"))
     document["attributes"] = _attributes(document, document.get("attributes") or {})
     return document
 
@@ -106,6 +138,9 @@ def _document(array: Any) -> dict[str, Any]:
 def _attributes(document: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes as JSON; a plain ``_FillValue`` as xarray reads it in Zarr v3."""
     values = _strict(dict(attributes))
+    blank = blank_of(document, attributes)
+    if blank is not None:
+        return {**values, "_FillValue": xarray_fill_value(np.dtype("f8"), blank)}
     fill = values.get("_FillValue")
     if fill is None or isinstance(fill, str | list):
         numeric = isinstance(attributes.get("_FillValue"), float)  # NaN, which JSON does not have
@@ -191,7 +226,8 @@ def _loaded_rows(objects: Mapping[str, bytes], plan: Plan) -> Rows:
 def _rows(path: str, manifest: Any, plan: Plan, found: Urls) -> Rows:
     """The references of a ChunkManifest, whose arrays have the shape of the chunk grid."""
     paths, offsets, lengths = manifest._paths, manifest._offsets, manifest._lengths
-    if paths.size != plan.grid.size:
+    # Of a single value, no parser says that it was never written; some do not look for where it is.
+    if paths.size != plan.grid.size or (not plan.grid.counts and not manifest._inlined and not paths.reshape(-1)[0]):
         # So it is of data that VirtualiZarr has not found: compact, external or virtual, or never written.
         raise UnsupportedError(
             f"its manifest has {paths.shape} chunks, its grid {plan.grid.counts}: VirtualiZarr does not know "

@@ -143,7 +143,6 @@ def test_groups(weather: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_netcdf3(tmp_path: Path) -> None:
-    pytest.importorskip("scipy")
     with netCDF4.Dataset(tmp_path / "a.nc", "w", format="NETCDF3_CLASSIC") as data:
         data.createDimension("t", None)
         data.createDimension("x", 400)

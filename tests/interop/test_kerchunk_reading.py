@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import refindex
-from refindex import FormatError, Manifest, Status, UnsupportedError
+from refindex import FormatError, Manifest, NotAllowedError, Status, UnsupportedError
 from refindex.exchange import _opened
 
 VALUES = np.arange(24, dtype="<i4")
@@ -220,14 +220,17 @@ def remote() -> Any:
 
 
 @pytest.mark.parametrize("name", ["refs.json", "refs.parq"])
-def test_remote_references_to_local_files(name: str, file: Path, remote: Any, tmp_path: Path) -> None:
+def test_remote_references_to_local_files(
+    name: str, file: Path, remote: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What comes from elsewhere names files of this machine only where that was allowed."""
     ours = refindex.from_kerchunk(described(c0=[str(file), 16, 32]))
     to = "kerchunk" if name.endswith("json") else "kerchunk-parquet"
     refindex.export(ours, f"memory://refs/{name}", to=to, zarr_format=2)
-    with pytest.raises(UnsupportedError, match=r"refers to 1 files of it: .*data\.bin.*allow="):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of another user"))
+    with pytest.raises(NotAllowedError, match=r"refers to a file .*data\.bin.*allow="):
         refindex.from_kerchunk(f"memory://refs/{name}")
-    with pytest.raises(UnsupportedError):
+    with pytest.raises(NotAllowedError):
         refindex.from_kerchunk(f"memory://refs/{name}", allow=[tmp_path / "dat"])
     got = refindex.from_kerchunk(f"memory://refs/{name}", allow=[tmp_path])
     assert values(got).tolist()[:8] == list(range(8))
