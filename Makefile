@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= auto
+SECONDS ?= 60
 export PYTHONWARNDEFAULTENCODING =
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types bench bench-large docs browser wheel ci clean
+.PHONY: help install demo test lint format types bench bench-large fuzz docs browser wheel ci clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +51,13 @@ bench: $(VENV)/.bench  ## measure beside kerchunk, VirtualiZarr and bare chunk_i
 
 bench-large: $(STAMP)  ## join, save and open 1, 10 and 100 million references: time and memory, write docs/many-references.md
 	$(BIN)/python -m tests.benchmarks.large --markdown docs/many-references.md
+
+$(VENV)/.fuzz: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --group fuzz || echo "atheris has no wheel for this Python: structured mutation alone"
+	@touch $@
+
+fuzz: $(VENV)/.fuzz  ## feed damaged and hostile bytes to every parser, each for SECONDS=60: executions, coverage, failures
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --jobs 2
 
 docs: $(STAMP)  ## build the documentation, strictly
 	$(BIN)/mkdocs build --strict

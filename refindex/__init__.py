@@ -30,6 +30,7 @@ from refindex.errors import (
     FormatError,
     JoinError,
     ManifestError,
+    NotAllowedError,
     NotFoundError,
     RefindexError,
     SourceError,
@@ -43,7 +44,7 @@ from refindex.model.encoding import Encoding, Filter
 from refindex.model.grid import ChunkGrid
 from refindex.model.manifest import Array, Manifest, Node, Placement, ReportEntry, ScanReport, Source, Status
 from refindex.relocation import Relocation
-from refindex.scan import Progress, ScanStats
+from refindex.scan import Isolation, Progress, ScanStats
 from refindex.storage import Removed
 from refindex.verification import Problem, Verification, VerificationInterrupted
 
@@ -74,11 +75,13 @@ __all__ = [
     "Filter",
     "FormatError",
     "Growth",
+    "Isolation",
     "JoinError",
     "LazyArray",
     "Manifest",
     "ManifestError",
     "Node",
+    "NotAllowedError",
     "NotFoundError",
     "Optimized",
     "OptimizedArray",

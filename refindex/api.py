@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from refindex import growth, relocation, storage
 from refindex.access import urls
 from refindex.access.files import Stale
+from refindex.access.remembered import remember, remembered
 from refindex.access.transport import RemoteStats
+from refindex.access.trust import Allow, Allowed
 from refindex.difference import Difference, compare
 from refindex.growth import Growth, How
 from refindex.join import JoinOptions, Member, alike
@@ -26,7 +28,7 @@ from refindex.join.options import OnDifference, Overlap
 from refindex.model.change import Commit
 from refindex.model.manifest import Manifest, ReportEntry, ScanReport, Status, set_writer
 from refindex.relocation import Relocation
-from refindex.scan import Job, Progress, Scanned, Spool, expand, scan_alone, scan_many
+from refindex.scan import Isolation, Job, Progress, Scanned, Spool, expand, named, scan_alone, scan_many
 from refindex.storage import Removed
 from refindex.verification import Stage, Verification
 
@@ -48,6 +50,7 @@ def scan(
     overlap: Overlap = "error",
     on_difference: OnDifference = "error",
     variables: Collection[str] | None = None,
+    checksum: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -55,6 +58,8 @@ def scan(
     progress: bool | Callable[[Progress], None] = False,
     resume: str | os.PathLike[str] | Spool | None = None,
     retries: int = 1,
+    isolate: bool | Isolation = False,
+    allow: Allow = None,
     stats: RemoteStats | None = None,
 ) -> Manifest:
     """Index HDF5 / NetCDF files: where every chunk lies, and how its bytes become values.
@@ -83,6 +88,9 @@ def scan(
         all along the joined dimension.
     variables:
         Names or paths of the arrays wanted; the coordinates of their dimensions come along. All if None.
+    checksum:
+        Whether to read all that is referred to, and keep a checksum (CRC-32C) of each chunk: reading a chunk that has
+        changed since then is an error, and every read of a part of a chunk takes all of it.
     workers:
         Processes; 1 stays in this one. By default as many as there are cores, once the files that were scanned so far
         show that it pays.
@@ -101,6 +109,14 @@ def scan(
     retries:
         How often files are tried again, when all others are done, that failed for what may pass: a server that does not
         answer, a worker that died.
+    isolate:
+        For files of unknown origin: whether each is scanned in a child process, so that one that crashes the HDF5
+        library, does not come to an end or takes all memory costs itself alone. An :class:`Isolation` says after how
+        many seconds, and with how many bytes. Not together with ``executor``.
+    allow:
+        Folders and files, by path or URL, that the sources may refer to besides what lies in and below their own
+        folders; ``"*"`` for everything. Links, external data and sources of virtual datasets that lead elsewhere are
+        not followed, and the report says so.
     stats:
         What the scan costs is added to it.
 
@@ -126,21 +142,38 @@ def scan(
     )
     several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     found = expand(several, storage_options)
-    if len(found) == 1 and len(several) == 1 and not options.stack:
-        return scan_alone(found[0], Job(variables=variables, storage_options=storage_options), stats)
+    allowed = named(several, Allowed.of(allow))
+    isolation = _isolation(isolate, executor)
+    alone = len(found) == 1 and len(several) == 1 and not options.stack
+    if alone and isolation is None:
+        job = Job(variables=variables, storage_options=storage_options, checksum=checksum, allowed=allowed)
+        return scan_alone(found[0], job, stats)
     scanned = _scan_each(
         found,
         variables,
         workers,
         executor,
         storage_options,
+        checksum=checksum,
         strict=strict,
         progress=progress,
         resume=resume,
         retries=retries,
+        isolation=isolation,
+        allowed=allowed,
         stats=stats,
     )
+    if alone:
+        return scanned.files[found[0]].manifest()
     return _together(scanned, join, options, storage_options)
+
+
+def _isolation(isolate: bool | Isolation, executor: Executor | None) -> Isolation | None:
+    if not isolate:
+        return None
+    if executor is not None:
+        raise ValueError("give executor or isolate, not both: files are isolated in child processes of this one")
+    return Isolation() if isolate is True else isolate
 
 
 def _together(
@@ -177,10 +210,13 @@ def _scan_each(
     executor: Executor | None,
     storage_options: Mapping[str, Any] | None,
     *,
+    checksum: bool,
     strict: bool,
     progress: bool | Callable[[Progress], None],
     resume: str | os.PathLike[str] | Spool | None,
     retries: int,
+    isolation: Isolation | None,
+    allowed: Allowed,
     stats: RemoteStats | None,
 ) -> Scanned:
     watching: AbstractContextManager[Callable[[Progress], None] | None]
@@ -198,6 +234,7 @@ def _scan_each(
         return scan_many(
             found,
             variables=variables,
+            checksum=checksum,
             workers=workers,
             executor=executor,
             storage_options=storage_options,
@@ -206,6 +243,8 @@ def _scan_each(
             stats=stats,
             spool=spool,
             retries=retries,
+            isolation=isolation,
+            allowed=allowed,
         )
 
 
@@ -218,6 +257,7 @@ def append(
     overlap: Overlap | None = None,
     on_difference: OnDifference | None = None,
     variables: Collection[str] | None = None,
+    checksum: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -225,6 +265,8 @@ def append(
     progress: bool | Callable[[Progress], None] = False,
     resume: str | os.PathLike[str] | Spool | None = None,
     retries: int = 1,
+    isolate: bool | Isolation = False,
+    allow: Allow = None,
     stats: RemoteStats | None = None,
     dry_run: bool = False,
 ) -> Growth:
@@ -246,8 +288,10 @@ def append(
         archive of more is joined as it was.
     overlap, on_difference:
         As for :func:`scan`; by default as when the archive was made.
-    variables, workers, executor, storage_options, strict, progress, resume, retries, stats:
+    variables, checksum, workers, executor, storage_options, strict, progress, resume, retries, isolate, stats:
         As for :func:`scan`.
+    allow:
+        As for :func:`scan`, and for the files that the archive has, as for :func:`open`.
     dry_run:
         Whether to scan, join and report, and write nothing.
 
@@ -265,8 +309,12 @@ def append(
     url = urls.absolute(archive).rstrip("/")
     several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     found = expand(several, storage_options)
+    allowed = named(several, Allowed.of(allow))
+    # What is joined to an archive is put where the coordinates in its files say: they are read.
+    own = allowed.beside(url).adding(remembered(url))
     with closing(storage.open_reader(url, storage_options=storage_options)) as reader:
         version = reader.version
+        own.check((source.url for source in reader.sources), urls.display(url), links=True)
         files = growth.sort_files(found, reader.sources, storage_options)
     if not replace:
         growth.refuse_changed(files.changed)
@@ -279,12 +327,18 @@ def append(
         workers,
         executor,
         storage_options,
+        checksum=checksum,
         strict=strict,
         progress=progress,
         resume=resume,
         retries=retries,
+        isolation=_isolation(isolate, executor),
+        allowed=allowed,
         stats=stats,
     )
+    if not dry_run:
+        # Before it is committed: other writers, who are to join theirs to it, open what is then the newest version.
+        remember(url, (source.url for file in scanned.files.values() for source in file.sources))
     return growth.append(
         url,
         scanned,
@@ -297,6 +351,7 @@ def append(
         ),
         storage_options=storage_options,
         dry_run=dry_run,
+        allowed=own,
     )
 
 
@@ -304,6 +359,7 @@ def remove(
     archive: str | os.PathLike[str],
     sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
+    allow: Allow = None,
     storage_options: Mapping[str, Any] | None = None,
     dry_run: bool = False,
 ) -> Growth:
@@ -315,6 +371,8 @@ def remove(
         Path or URL of an archive.
     sources:
         Paths, URLs or globs of files that it has; they need not exist any more.
+    allow:
+        As for :func:`open`.
     dry_run:
         Whether to tell what would be removed, and write nothing.
 
@@ -326,11 +384,13 @@ def remove(
         If it is not joined, or merged of files with different variables.
     """
     several = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    url = urls.absolute(archive).rstrip("/")
     return growth.remove(
-        urls.absolute(archive).rstrip("/"),
+        url,
         [os.fspath(source) for source in several],
         storage_options=storage_options,
         dry_run=dry_run,
+        allowed=Allowed.of(allow).beside(url).adding(remembered(url)),
     )
 
 
@@ -376,9 +436,11 @@ def relocate(
     ConflictError
         If other writers commit all the time, for minutes.
     """
-    return relocation.relocate(
-        urls.absolute(archive).rstrip("/"), old, new, check=check, storage_options=storage_options, dry_run=dry_run
-    )
+    url = urls.absolute(archive).rstrip("/")
+    done = relocation.relocate(url, old, new, check=check, storage_options=storage_options, dry_run=dry_run)
+    if not dry_run:
+        remember(url, (urls.absolute(now) for _, now in done.moved))
+    return done
 
 
 def optimize(
@@ -392,6 +454,7 @@ def optimize(
     resume: bool = True,
     memory: int = 512 << 20,
     workers: int | None = None,
+    allow: Allow = None,
     storage_options: Mapping[str, Any] | None = None,
     dry_run: bool = False,
     progress: bool | Callable[[Rewriting], None] = False,
@@ -425,6 +488,8 @@ def optimize(
         Bytes that are held at a time, about. At least three chunks must fit.
     workers:
         Threads that compress; by default as many as there are cores, up to 8.
+    allow:
+        As for :func:`open`.
     storage_options:
         Options for fsspec, for the archive, its sources, and ``to``.
     dry_run:
@@ -464,6 +529,7 @@ def optimize(
                 workers=workers,
                 dry_run=dry_run,
                 storage_options=storage_options,
+                allow=Allowed.of(allow),
             ),
             report,
         )
@@ -482,6 +548,7 @@ def publish(
     title: str | None = None,
     license: str | None = None,  # noqa: A002 -- the plain name of it
     allow_local: bool = False,
+    allow: Allow = None,
     storage_options: Mapping[str, Any] | None = None,
     dest_options: Mapping[str, Any] | None = None,
     dry_run: bool = False,
@@ -515,6 +582,8 @@ def publish(
         For these; by default the attributes of the root group.
     allow_local:
         Whether sources may be files of this machine that others cannot read.
+    allow:
+        As for :func:`open`, for an archive that is given by its path.
     storage_options:
         Options for fsspec, for the archive and its sources.
     dest_options:
@@ -551,7 +620,7 @@ def publish(
     elif isinstance(archive, Manifest):
         opening = Opening(manifest=archive, storage_options=options)
     else:
-        opening = Opening(url=urls.absolute(archive).rstrip("/"), version=version, storage_options=options)
+        opening = Opening(url=urls.absolute(archive).rstrip("/"), version=version, storage_options=options, allow=allow)
     with publication.watching(progress) as watch:
         return publication.publish(
             opening,
@@ -622,6 +691,7 @@ def verify(
     seed: int = 0,
     sources_only: bool = False,
     version: int | None = None,
+    allow: Allow = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool | Callable[[Stage], None] = False,
     workers: int | None = None,
@@ -648,7 +718,7 @@ def verify(
         Whether to look at the manifest and the files only.
     version:
         Snapshot; the newest if None.
-    storage_options:
+    allow, storage_options:
         As for :func:`open`.
     progress:
         True for a bar, or a function that is called with a :class:`~refindex.verification.result.Stage`.
@@ -666,6 +736,8 @@ def verify(
         If there is no archive, no such version, or no such array.
     ManifestError
         If it cannot be opened at all. What is wrong with an archive that can is a problem, and raises nothing.
+    NotAllowedError
+        If it refers to files that it may not read.
     VerificationInterrupted
         A ``KeyboardInterrupt`` with what was found so far.
     """
@@ -678,6 +750,7 @@ def verify(
         seed=seed,
         sources_only=sources_only,
         version=version,
+        allow=Allowed.of(allow),
         storage_options=storage_options,
         progress=progress,
         workers=workers,
@@ -742,6 +815,7 @@ def open(  # noqa: A001 -- the name in the public face, used as refindex.open
     as_of: datetime | None = None,
     storage_options: Mapping[str, Any] | None = None,
     stale: Stale = "error",
+    allow: Allow = None,
 ) -> Archive:
     """Open an archive, or an HDF5 / NetCDF file directly (it is scanned on the spot).
 
@@ -757,11 +831,17 @@ def open(  # noqa: A001 -- the name in the public face, used as refindex.open
         Options for fsspec, for the manifest and its sources: for all, or by URL prefix.
     stale:
         What to do when a source is not what was scanned: ``"error"``, ``"warn"`` or ``"ignore"``.
+    allow:
+        Folders and files, by path or URL, that the archive may read besides what lies below the folder that holds it;
+        ``"*"`` for everything. What you have scanned, appended or imported into it yourself, on this machine, is
+        remembered. Of a file that is scanned on the spot: what it may refer to, as for :func:`scan`.
 
     Raises
     ------
     NotFoundError
         If there is no such file, archive or version.
+    NotAllowedError
+        If the archive refers to files that it may not read; the message says what allows them.
     ManifestError
         If the manifest is damaged or of a newer format.
     """
@@ -783,6 +863,7 @@ def open(  # noqa: A001 -- the name in the public face, used as refindex.open
             version=version,
             storage_options=dict(storage_options or {}),
             stale=stale,
+            allow=allow,
         )
     )
 
@@ -790,7 +871,11 @@ def open(  # noqa: A001 -- the name in the public face, used as refindex.open
 def _save(
     manifest: Manifest, url: str, *, overwrite: bool = False, storage_options: Mapping[str, Any] | None = None
 ) -> int:
-    return storage.save(manifest, url, overwrite=overwrite, storage_options=storage_options)
+    version = storage.save(manifest, url, overwrite=overwrite, storage_options=storage_options)
+    # Whoever has a manifest in memory has named its files, or allowed them when it was opened.
+    place = urls.absolute(url).rstrip("/")
+    remember(place, (source.url for source in manifest.sources), new=not version)
+    return version
 
 
 set_writer(_save)

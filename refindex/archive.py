@@ -23,10 +23,9 @@ from refindex.serve.codec_pipeline import open_group
 from refindex.serve.explain import Explanation
 from refindex.serve.keys import ManifestKeys
 from refindex.serve.lazy import LazyArray, transform_from_json
-from refindex.serve.opening import Opening
+from refindex.serve.opening import Opening, open_resolver
 from refindex.serve.plain import PlainStore, plain_keys
 from refindex.serve.quiet import quiet
-from refindex.serve.resolver import Resolver
 from refindex.serve.xarray_engine import RefindexBackendEntrypoint
 from refindex.serve.zarr_store import RefindexStore
 from refindex.storage.protocol import require
@@ -47,7 +46,7 @@ class Archive(AbstractContextManager["Archive"]):
         manifest = reader.manifest if isinstance(reader, storage.MemoryReader) else None
         opening = replace(opening, version=reader.version if manifest is None else None, manifest=manifest)
         self._reader = reader
-        self._resolver = Resolver(reader, storage_options=opening.storage_options, stale=opening.stale)
+        self._resolver = open_resolver(opening, reader)
         self.url = opening.url
         self.store = RefindexStore(opening, keys=ManifestKeys(self._resolver))
 
@@ -142,7 +141,17 @@ class Archive(AbstractContextManager["Archive"]):
         return self._reader.find(require(self._reader.nodes, path, urls.display(self.url)).path, chunks)
 
     def load(self) -> Manifest:
-        """The whole manifest, all references included, in memory."""
+        """The whole manifest, all references included, in memory.
+
+        Raises
+        ------
+        NotAllowedError
+            If sources are symbolic links to places that the archive may not read: what is in memory is not held to
+            that any more.
+        """
+        allowed = self.store.archive.allowed
+        if allowed is not None:
+            allowed.check((source.url for source in self._reader.sources), str(self.store.archive), links=True)
         return storage.load(self._reader)
 
     def to_xarray(self, group: str = "", **options: Any) -> xr.Dataset:

@@ -48,5 +48,9 @@ class ManifestError(RefindexError, ValueError):
     """A manifest is damaged, incomplete, or of a format version this refindex does not read."""
 
 
+class NotAllowedError(RefindexError, PermissionError):
+    """References lead to places that nobody has allowed; the message says which, and what allows them."""
+
+
 class DecodeError(RefindexError, ValueError):
     """The bytes of a chunk do not decode to what its encoding promises (checksum, size, filter)."""

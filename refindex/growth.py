@@ -13,6 +13,8 @@ from typing import Any
 from refindex import storage
 from refindex.access import urls
 from refindex.access.files import StorageOptions, describe_change, open_reader, reading
+from refindex.access.remembered import remembered
+from refindex.access.trust import Allowed
 from refindex.errors import ConflictError, NotFoundError, StaleSourceError, UnsupportedError
 from refindex.join import JoinOptions, Member, join, without
 from refindex.join.options import OnDifference, Overlap
@@ -127,6 +129,7 @@ def append(
     how: How,
     storage_options: StorageOptions,
     dry_run: bool = False,
+    allowed: Allowed | None = None,
 ) -> Growth:
     """Join scanned files to an archive, and commit.
 
@@ -142,6 +145,7 @@ def append(
 
     def content(reader: ManifestReader) -> Content | None:
         nonlocal entries
+        _hold(reader, allowed)
         # Another writer may have appended the same file meanwhile.
         have = {source.url for source in reader.sources}
         todo = {name: file for name, file in scanned.files.items() if name not in have or name in replaced}
@@ -175,6 +179,14 @@ def append(
         skipped=tuple(urls.display(name) for name in skipped),
         report=ScanReport(entries=entries),
     )
+
+
+def _hold(reader: ManifestReader, allowed: Allowed | None) -> None:
+    """Raise if an archive, of which values are to be read, refers to files that it may not read."""
+    if allowed is not None:
+        # Another process of this user may have appended files meanwhile.
+        allowed = allowed.adding(remembered(reader.url))
+        allowed.check((source.url for source in reader.sources), urls.display(reader.url), links=True)
 
 
 def _grown(
@@ -273,7 +285,12 @@ def _beside(reader: ManifestReader, files: Mapping[str, ScannedFile]) -> Change:
 
 
 def remove(
-    url: str, patterns: Sequence[str], *, storage_options: StorageOptions = None, dry_run: bool = False
+    url: str,
+    patterns: Sequence[str],
+    *,
+    storage_options: StorageOptions = None,
+    dry_run: bool = False,
+    allowed: Allowed | None = None,
 ) -> Growth:
     """Take files out of an archive, and commit.
 
@@ -293,6 +310,7 @@ def remove(
 
     def content(reader: ManifestReader) -> Content | None:
         nonlocal names
+        _hold(reader, allowed)
         numbers = _matching(reader, patterns)
         names = tuple(urls.display(reader.sources[n].url) for n in sorted(numbers))
         return without(storage.load(reader), numbers, storage_options=storage_options)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from refindex.access import urls
 from refindex.access.files import StorageOptions, describe_change
 from refindex.access.looking import look as _look
-from refindex.access.prefixes import Prefix, moved
+from refindex.access.prefixes import Prefix, common_folders, moved
 from refindex.errors import ExistsError, NotFoundError, RefindexError, SourceError, StaleSourceError
 from refindex.growth import commit_on_newest
 from refindex.model.change import Change
@@ -190,17 +190,5 @@ def _nothing_below(reader: ManifestReader, old: Prefix, new: Prefix) -> str:
     already = sum(new.rest(source.url) is not None for source in reader.sources)
     if already == len(reader.sources):
         return f"{here}; all of them are below {urls.display(new.join(''))} already"
-    folders, more = _common_folders([source.url for source in reader.sources])
+    folders, more = common_folders({urls.parent(source.url) for source in reader.sources}, _FOLDERS)
     return f"{here}; they are below {', '.join(map(urls.display, folders))}{' and elsewhere' if more else ''}"
-
-
-def _common_folders(places: Sequence[str]) -> tuple[list[str], bool]:
-    """The few folders that hold all of these files, and whether there are more."""
-    folders = sorted({urls.parent(place) for place in places})
-    while True:
-        # Those below another one of them go without saying.
-        folders = [f for f in folders if not any(f.startswith(f"{other}/") for other in folders)]
-        deepest = max(folder.count("/") for folder in folders)
-        if len(folders) <= _FOLDERS or deepest <= 3:  # "file:///data", "s3://bucket/data"
-            return folders[:_FOLDERS], len(folders) > _FOLDERS
-        folders = sorted({urls.parent(f) if f.count("/") == deepest else f for f in folders})

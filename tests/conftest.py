@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import hdf5plugin
@@ -15,6 +19,11 @@ hdf5plugin.register(force=True)
 # Machines that run tests are shared: how long an example takes says nothing of the code.
 settings.register_profile("refindex", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("refindex")
+
+# Archives that tests make leave nothing in the home folder; child processes, as workers of pytest-xdist, inherit it.
+if "refindex-state-" not in os.environ.get("XDG_STATE_HOME", ""):
+    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="refindex-state-")
+    atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `import oracle`
 

@@ -182,6 +182,13 @@ def _declared(archive: refindex.Archive) -> Any:
     return archive.store
 
 
+def _is_netcdf(dataset: h5py.Dataset) -> bool:
+    try:
+        return "_Netcdf4Dimid" in dataset.attrs
+    except RuntimeError:  # damaged
+        return False
+
+
 def compare_file(
     path: str, *, max_nbytes: int = 1 << 28, store_of: Callable[[refindex.Archive], Any] = _declared
 ) -> Verdict:
@@ -194,7 +201,7 @@ def compare_file(
             e.path.strip("/"): f"{e.status}: {e.reason}"
             for e in archive.report.select(Status.UNSERVED, Status.DIMENSION, Status.FAILED)
         }
-        netcdf = any(d is not None and "_Netcdf4Dimid" in d.attrs for _, d, _ in h5py_datasets(file))
+        netcdf = any(d is not None and _is_netcdf(d) for _, d, _ in h5py_datasets(file))
         for name, dataset, problem in h5py_datasets(file):
             served_name = name.replace("_nc4_non_coord_", "")
             where = next((n for n in (name, served_name) if n in archive.arrays), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +16,7 @@ import h5py
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+from altered import altering
 from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 import refindex
 from refindex import ExistsError, NotFoundError, SourceError, StaleSourceError, relocation, storage
 from refindex.access import urls
-from refindex.access.prefixes import Prefix, moved
+from refindex.access.prefixes import Prefix, common_folders, moved
 from refindex.cli.app import app
 from refindex.storage.parquet import merge
 
@@ -146,7 +146,7 @@ def check(archive: Path, expected: np.ndarray[Any, Any], **options: Any) -> None
 def stored_urls(archive: Path) -> list[str]:
     """URLs as the manifest spells them."""
     if archive.suffix == ".sqlite":
-        with closing(sqlite3.connect(archive)) as db:
+        with altering(archive) as db:
             return [row[0] for row in db.execute("SELECT url FROM source WHERE removed IS NULL ORDER BY source")]
     table = DeltaTable(archive).to_pyarrow_dataset().to_table(filter=ds.field("kind") == "source")
     return [row["url"] for row in sorted(table.to_pylist(), key=lambda row: row["source"])]
@@ -155,7 +155,7 @@ def stored_urls(archive: Path) -> list[str]:
 def chunk_rows(archive: Path) -> list[Any]:
     """All that there is of references: rows with the versions that added and removed them, or files."""
     if archive.suffix == ".sqlite":
-        with closing(sqlite3.connect(archive)) as db:
+        with altering(archive) as db:
             return db.execute("SELECT * FROM chunk ORDER BY node, chunk, added").fetchall()
     return sorted((path.name, path.stat().st_mtime_ns) for path in (archive / "kind=chunk").iterdir())
 
@@ -230,7 +230,7 @@ def test_nothing_but_names_is_written(archive: Path, tmp_path: Path, monkeypatch
         kinds = {(what, path["path"].partition("/")[0]) for a in actions for what, path in a.items()}
         assert kinds == {(what, f"kind={kind}") for what in ("add", "remove") for kind in ("source", "report")}
     else:
-        with closing(sqlite3.connect(archive)) as db:
+        with altering(archive) as db:
             for table in ("chunk", "placement", "node"):
                 found = db.execute(f"SELECT count(*) FROM {table} WHERE {version} IN (added, removed)").fetchone()
                 assert found == (0,), table
@@ -321,11 +321,10 @@ def test_places_that_cannot_be_meant(archive: Path, tmp_path: Path) -> None:
 
 
 def test_sources_in_many_folders_are_named_by_few(tmp_path: Path) -> None:
-    folders = relocation._common_folders
-    places = [f"file:///data/{year}/{month}/x.nc" for year in range(30) for month in range(12)]
-    assert folders(places) == (["file:///data"], False)
-    assert folders([*places, "s3://b/x.nc"]) == (["file:///data", "s3://b"], False)
-    assert folders([f"s3://b{n}/x.nc" for n in range(9)]) == ([f"s3://b{n}" for n in range(5)], True)
+    places = [f"file:///data/{year}/{month}" for year in range(30) for month in range(12)]
+    assert common_folders(places, 5) == (["file:///data"], False)
+    assert common_folders([*places, "s3://b"], 5) == (["file:///data", "s3://b"], False)
+    assert common_folders([f"s3://b{n}" for n in range(9)], 5) == ([f"s3://b{n}" for n in range(5)], True)
 
 
 def test_another_writer_is_faster(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shlex
 import threading
 import warnings
 from collections import OrderedDict
@@ -24,7 +25,8 @@ from refindex.access.failures import explain
 from refindex.access.identity import modification_time
 from refindex.access.options import StorageOptions
 from refindex.access.readers import LocalFile, RangeReader, RemoteFile
-from refindex.errors import NotFoundError, RefindexError, SourceError, StaleSourceError
+from refindex.access.trust import Allowed
+from refindex.errors import NotAllowedError, NotFoundError, RefindexError, SourceError, StaleSourceError
 from refindex.model.manifest import Source
 
 __all__ = [
@@ -77,6 +79,8 @@ class reading(contextlib.AbstractContextManager[None]):  # noqa: N801 -- used as
         if error is None:  # which takes no time: small ranges are read by the thousand
             return
         where = urls.display(self._url)
+        if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, NotAllowedError):
+            raise error.__cause__
         if self._referenced and isinstance(error, FileNotFoundError):
             raise SourceError(
                 f"{where}: no such file (while {self._doing}); the archive refers to it. Put it back where it was, "
@@ -136,6 +140,11 @@ class SourcePool:
         Options for fsspec, see :mod:`refindex.access.options`.
     stale:
         What to do when a source is not what was scanned: raise, warn, or nothing.
+    allowed:
+        Where sources may be: each is held to it when it is opened, with what it may be a symbolic link to. Anywhere if
+        None.
+    archive:
+        What people call the archive, for messages; empty for a manifest in memory.
 
     Attributes
     ----------
@@ -144,13 +153,21 @@ class SourcePool:
     """
 
     def __init__(
-        self, sources: Sequence[Source], *, storage_options: StorageOptions = None, stale: Stale = "error"
+        self,
+        sources: Sequence[Source],
+        *,
+        storage_options: StorageOptions = None,
+        stale: Stale = "error",
+        allowed: Allowed | None = None,
+        archive: str = "",
     ) -> None:
         self.sources = sources
         self.requests = 0
         self.nbytes = 0
         self._options = storage_options
         self._stale = stale
+        self._allowed = allowed
+        self._archive = archive
         self._local: dict[int, bool] = {}
         self._forget()
 
@@ -208,6 +225,7 @@ class SourcePool:
             return found
         recorded = self.sources[source]
         with reading(recorded.url, "opening", referenced=True):
+            self._check_place(recorded.url)
             opened = open_reader(recorded.url, self._options)
             if self._must_check(source, opened):
                 with reading(recorded.url, "checking that it is unchanged"):
@@ -216,6 +234,11 @@ class SourcePool:
         self._keep(source, opened)
         return opened
 
+    def _check_place(self, url: str) -> None:
+        """Raise for what may not be read. Where symbolic links lead is known only now."""
+        if self._allowed is not None:
+            self._allowed.check([url], "the archive", links=True)
+
     def _must_check(self, number: int, opened: RangeReader) -> bool:
         return self._stale != "ignore" and (number not in self._checked or isinstance(opened, LocalFile))
 
@@ -223,14 +246,25 @@ class SourcePool:
         recorded = self.sources[number]
         change = describe_change(recorded, found)
         if change is not None:
+            where = urls.display(recorded.url)
             message = (
-                f"{urls.display(recorded.url)} has changed since it was scanned: {change}. Scan it again, "
-                f'or open the archive with stale="ignore" if you know that the bytes are the same.'
+                f"{where} has changed since it was scanned: {change}. {self._renewing(where)} If you know that the "
+                'bytes are the same, open the archive with stale="ignore".'
             )
             if self._stale == "error":
                 raise StaleSourceError(message)
             warnings.warn(message, stacklevel=2)
         self._checked.add(number)
+
+    def _renewing(self, file: str) -> str:
+        """What takes a file that has changed as it is now."""
+        if not self._archive:
+            return "Scan it again."
+        if len(self.sources) == 1:
+            again = shlex.join(["refindex", "scan", file, "--out", self._archive, "--overwrite"])
+            return f"{again} takes it as it is now."
+        again = shlex.join(["refindex", "append", "--replace", self._archive, file])
+        return f"{again} takes it as it is now; refindex verify --sources-only names all files that have changed."
 
     def read(self, source: int, offset: int, length: int) -> bytes:
         """Bytes ``[offset, offset + length)`` of a source.
@@ -313,6 +347,7 @@ class SourcePool:
         if found is None:
             recorded = self.sources[source]
             with reading(recorded.url, "opening", referenced=True):
+                self._check_place(recorded.url)
                 found = open_reader(recorded.url, self._options)
             if isinstance(found, RemoteFile) and found.loop is not None:
                 self._keep(source, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from refindex.access.multipart import MultipartError, Piece, parse_multipart
 from refindex.access.transport import Answer, ShortAnswerError, Transport
 from refindex.errors import NotFoundError, SourceError
 from refindex.model.manifest import Source
+
+_NUMBER = re.compile("[0-9]{1,18}")
+"""A number in a header: to Python other digits are digits, too, and too many of them are an error."""
 
 WITHOUT_RANGES = 64 << 20
 """Bytes of a file that are taken whole from a server that knows no ranges."""
@@ -150,11 +154,11 @@ def _span(response: Any) -> tuple[int | None, int | None]:
     """First and last byte of a Content-Range."""
     unit, _, rest = response.headers.get("Content-Range", "").strip().partition(" ")
     first, _, last = rest.partition("/")[0].partition("-")
-    if unit.lower() != "bytes" or not (first.isdigit() and last.isdigit()):
+    if unit.lower() != "bytes" or not (_NUMBER.fullmatch(first) and _NUMBER.fullmatch(last)):
         return None, None
     return int(first), int(last)
 
 
 def _total(response: Any) -> int | None:
     size = response.headers.get("Content-Range", "").rpartition("/")[2].strip()
-    return int(size) if size.isdigit() else None
+    return int(size) if _NUMBER.fullmatch(size) else None

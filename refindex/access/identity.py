@@ -35,6 +35,7 @@ def modification_time(info: Mapping[str, Any]) -> int | None:
             return round(value * 1e6)
         if isinstance(value, str):
             for parse in (datetime.fromisoformat, parsedate_to_datetime):
-                with contextlib.suppress(ValueError):
+                # Overflow: a year or a zone that no clock has.
+                with contextlib.suppress(ValueError, OverflowError):
                     return round(parse(value).timestamp() * 1e6)
     return None

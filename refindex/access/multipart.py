@@ -6,12 +6,14 @@ lies between them they are the whole file.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 PARTS = 100
 """Ranges in one request: Apache takes 200 (MaxRanges), and the header must stay below 8 kB."""
 
 _LONGEST_HEADER = 4096
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 
 
 class MultipartError(Exception):
@@ -76,6 +78,7 @@ def _content_range(header: bytes) -> tuple[int, int, int | None]:
         unit, _, rest = value.strip().partition(b" ")
         span, _, total = rest.partition(b"/")
         first, _, last = span.partition(b"-")
-        if unit.lower() == b"bytes" and first.strip().isdigit() and last.strip().isdigit() and int(last) >= int(first):
-            return int(first), int(last) + 1, int(total) if total.strip().isdigit() else None
+        numbers = all(_NUMBER.fullmatch(number.strip()) for number in (first, last))
+        if unit.lower() == b"bytes" and numbers and int(last) >= int(first):
+            return int(first), int(last) + 1, int(total) if _NUMBER.fullmatch(total.strip()) else None
     raise MultipartError("a part without a Content-Range")

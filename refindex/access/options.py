@@ -24,6 +24,8 @@ from typing import Any
 
 import fsspec
 
+from refindex.access.redirects import guarded
+
 type StorageOptions = Mapping[str, Any] | None
 
 
@@ -37,8 +39,20 @@ def filesystem(url: str, storage_options: StorageOptions = None) -> tuple[Any, s
     ImportError
         If the protocol needs a package that is not installed; the message names it.
     """
-    fs, path = fsspec.core.url_to_fs(url, **options_for(url, storage_options))
+    fs, path = fsspec.core.url_to_fs(url, **guarded_options_for(url, storage_options))
     return fs, str(path)
+
+
+def guarded_options_for(url: str, storage_options: StorageOptions = None) -> dict[str, Any]:
+    """:func:`options_for`, with sessions that do not follow every redirect, see :mod:`refindex.access.redirects`."""
+    options = options_for(url, storage_options)
+    first, *others = url.split("::")
+    options = guarded(first, options)
+    for link in others:
+        protocol = link.partition("://")[0]
+        if (own := guarded(link, options.get(protocol, {}))) != options.get(protocol, {}):
+            options[protocol] = own
+    return options
 
 
 def options_for(url: str, storage_options: StorageOptions = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -72,6 +73,25 @@ def moved(url: str, old: Prefix, new: Prefix) -> str | None:
     elif encode and not encoded:
         rest = rest.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
     return "::".join([*before, new.join(rest)])
+
+
+def common_folders(places: Iterable[str], most: int) -> tuple[list[str], bool]:
+    """The few places that hold all of some (URLs of files or folders), and whether there are more of them."""
+    found = set(places)
+    while True:
+        # Those below another one go without saying.
+        found = {place for place in found if not any(above in found for above in _above(place))}
+        deepest = max((place.count("/") for place in found), default=0)
+        if len(found) <= most or deepest <= 3:  # "file:///data", "s3://bucket/data"
+            return sorted(found)[:most], len(found) > most
+        found = {urls.parent(place) if place.count("/") == deepest else place for place in found}
+
+
+def _above(place: str) -> Iterator[str]:
+    """The folders that hold a place."""
+    while place.count("/") > 2:
+        place = urls.parent(place)
+        yield place
 
 
 def _links(url: str) -> list[str]:

@@ -18,6 +18,8 @@ from refindex.access.identity import identify
 from refindex.access.layered import kept_open, look
 from refindex.access.options import StorageOptions, filesystem
 from refindex.access.retry import retrying, retrying_async
+from refindex.access.s3_ranges import S3Ranges
+from refindex.access.transport import Transport
 from refindex.model.manifest import Source
 
 _MOST_BUFFERS = 1024
@@ -100,14 +102,22 @@ class RemoteFile:
     on: so one object serves zarr's loop, a user's loop and plain threads alike.
     """
 
-    __slots__ = ("_fs", "_http", "_kept", "_path", "url")
+    __slots__ = ("_fs", "_kept", "_path", "_ranges", "url")
 
     def __init__(self, url: str, storage_options: StorageOptions) -> None:
         self.url = url
         self._fs, self._path = filesystem(url, storage_options)
         self._kept = kept_open(self._fs, self._path)
-        is_http = type(self._fs).__module__ == "fsspec.implementations.http" and self.loop is not None
-        self._http = HttpRanges(self._fs, self._path, url) if is_http else None
+        self._ranges = self._telling()
+
+    def _telling(self) -> Transport | None:
+        """How ranges are asked for where each answer says which version of the file it is of."""
+        kind = type(self._fs).__module__
+        if self.loop is None or self._kept is not None:
+            return None
+        if kind == "fsspec.implementations.http":
+            return HttpRanges(self._fs, self._path, self.url)
+        return S3Ranges(self._fs, self._path, self.url) if kind == "s3fs.core" else None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -121,7 +131,7 @@ class RemoteFile:
     def read(self, offset: int, length: int) -> bytes:
         if self._kept is not None:
             return retrying(partial(self._kept.read, offset, offset + length))
-        if self._http is not None:
+        if self._ranges is not None:
             return bytes(sync(self.loop, self.fetch, offset, length))
         return retrying(lambda: bytes(self._fs.cat_file(self._path, start=offset, end=offset + length)))
 
@@ -136,25 +146,25 @@ class RemoteFile:
         return await retrying_async(lambda: self._fetch(offset, length))
 
     async def _fetch(self, offset: int, length: int) -> bytes:
-        if self._http is not None:
-            return (await self._fetch_http(self._http, offset, length))[0]
+        if self._ranges is not None:
+            return (await self._fetch_told(self._ranges, offset, length))[0]
         return bytes(await self._fs._cat_file(self._path, start=offset, end=offset + length))
 
     async def fetch_first(self, offset: int, length: int) -> tuple[bytes, Source]:
         """The bytes of a range and the identity of the file, in one round trip; runs on :attr:`loop`."""
-        http = self._http
-        if http is not None:
-            return await retrying_async(lambda: self._fetch_http(http, offset, length))
+        ranges = self._ranges
+        if ranges is not None:
+            return await retrying_async(lambda: self._fetch_told(ranges, offset, length))
         data, info = await asyncio.gather(
             self.fetch(offset, length), retrying_async(lambda: self._fs._info(self._path))
         )
         return data, self._source(info)
 
-    async def _fetch_http(self, http: HttpRanges, offset: int, length: int) -> tuple[bytes, Source]:
-        """One request: what HTTP says of a part, it also says of the whole."""
-        answer = await http.get(offset, offset + max(length, 1))
+    async def _fetch_told(self, ranges: Transport, offset: int, length: int) -> tuple[bytes, Source]:
+        """One request: what HTTP and S3 say of a part, they also say of the whole."""
+        answer = await ranges.get(offset, offset + max(length, 1))
         begin = offset - answer.start  # a server that knows no ranges sends the whole file
-        return answer.data[begin : begin + length], answer.source or await http.info()
+        return answer.data[begin : begin + length], answer.source or await ranges.info()
 
     def identity(self) -> Source:
         return self._source(retrying(lambda: look(self._fs, self._path)))

@@ -11,12 +11,15 @@ import os
 import re
 from pathlib import Path
 
+from refindex.errors import FormatError
+
 _FILE = "file://"
 
+_PARAMETER = re.compile(r"(?<=[?&;])([\w.%-]+)=")
+_VALUE = re.compile(r"[^&;#\s'\"]+")
 _SECRET = re.compile(
-    r"([?&;](?:[\w.%-]*(?:signature|token|secret|passw(?:or)?d|credential|api[-_]?key|access[-_]?key|authorization)"
-    r"[\w.%-]*|sig|key|auth|jwt|hmac|policy|key-pair-id)=)"
-    r"[^&;#\s'\"]+?(?=[:,.)]*(?:[&;#\s'\"]|$))",  # but for what ends a sentence, or a part of it
+    r"signature|token|secret|passw(?:or)?d|credential|api[-_]?key|access[-_]?key|authorization"
+    r"|\A(?:sig|key|auth|jwt|hmac|policy|key-pair-id)\Z",
     re.IGNORECASE,
 )
 _PASSWORD = re.compile(r"(://[^/\s:@]+):[^/\s@]+@")
@@ -26,6 +29,11 @@ def absolute(url: str | os.PathLike[str]) -> str:
     """The absolute URL, with its protocol, of a path or URL. Symbolic links are kept.
 
     Of a chained URL the last link may be a path: ``zip://a.nc::x.zip``.
+
+    Raises
+    ------
+    FormatError
+        If it has a NUL, which no path has.
     """
     text = os.fspath(url)
     chain, chained, last = text.rpartition("::")
@@ -35,7 +43,10 @@ def absolute(url: str | os.PathLike[str]) -> str:
         last = last.removeprefix(_FILE)
     elif "://" in last:
         return text
-    return chain + chained + _FILE + os.path.abspath(Path(last).expanduser())  # noqa: PTH100 -- not Path.resolve: links
+    if "\0" in last:
+        raise FormatError(f"{text!r} is no path: no name of a file has a NUL in it")
+    # Not Path.expanduser, which wants every user to be known; not Path.resolve, which follows links.
+    return chain + chained + _FILE + os.path.abspath(os.path.expanduser(last))  # noqa: PTH100, PTH111
 
 
 def is_local(url: str) -> bool:
@@ -57,7 +68,20 @@ def masked(text: str) -> str:
     """A text with ``***`` for what looks like signatures, keys and passwords in the URLs in it."""
     if "://" not in text:
         return text
-    return _PASSWORD.sub(r"\1:***@", _SECRET.sub(r"\1***", text))
+    # Step by step, and not in one expression: that one took time by the square of the length of a text.
+    parts, at = [], 0
+    for found in _PARAMETER.finditer(text):
+        if found.start() < at or not _SECRET.search(found[1]):
+            continue
+        value = _VALUE.match(text, found.end())
+        if value is None:
+            continue
+        # What ends a sentence, or a part of it, stays.
+        ended = value[0].rstrip(":,.)")
+        if ended:
+            parts += [text[at : found.end()], "***"]
+            at = found.end() + len(ended)
+    return _PASSWORD.sub(r"\1:***@", "".join([*parts, text[at:]]))
 
 
 def parent(url: str) -> str:
@@ -96,7 +120,7 @@ def relative(url: str, base: str) -> str:
         kept, last, folder = "".join(f"{link}::" for link in before), mine[at], links[at]
     rest = last.removeprefix(_folder(folder))
     # A relative URL must not look absolute, nor climb out when it is resolved again.
-    if rest == last or not rest or "://" in rest or ".." in rest.split("/") or (kept and rest.startswith("/")):
+    if rest == last or not rest or "://" in rest or ".." in rest.split("/") or (kept and rest.startswith(("/", ":"))):
         return url
     return kept + rest
 

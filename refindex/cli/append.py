@@ -11,10 +11,14 @@ from refindex import api
 from refindex.cli.cluster import dask_executor
 from refindex.cli.keeping import stats_json, tell_stats, write_failures
 from refindex.cli.options import (
+    ALLOW,
+    CHECKSUM,
     DASK,
     FAILURES,
     FROM_FILE,
+    ISOLATE,
     JSON,
+    MEMORY_LIMIT,
     ON_DIFFERENCE,
     OVERLAP,
     PROGRESS,
@@ -23,11 +27,14 @@ from refindex.cli.options import (
     STATS,
     STORAGE_OPTIONS,
     STRICT,
+    TIME_LIMIT,
     VARIABLE,
     WORKERS,
     choice,
     dump,
+    isolation,
     not_both,
+    parse_allow,
     parse_storage_options,
     plural,
 )
@@ -55,20 +62,26 @@ def append(
     overlap: OVERLAP = None,
     on_difference: ON_DIFFERENCE = None,
     variable: VARIABLE = None,
+    checksum: CHECKSUM = False,
     workers: WORKERS = None,
     dask: DASK = None,
     strict: STRICT = False,
     retries: RETRIES = 1,
     failures: FAILURES = None,
+    isolate: ISOLATE = False,
+    time_limit: TIME_LIMIT = None,
+    memory_limit: MEMORY_LIMIT = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Scan, join and report, write nothing.")] = False,
     progress: PROGRESS = None,
     show_stats: STATS = False,
     json: JSON = False,
+    allow: ALLOW = None,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Join more files to an archive, in one commit; only files that it does not have are scanned."""
     wanted = named_sources(sources, from_file)
     not_both(workers, dask)
+    isolated = isolation(isolate, time_limit, memory_limit, dask)
     spool, stats = Spool(), ScanStats()
     try:
         with dask_executor(dask) as executor:
@@ -80,6 +93,7 @@ def append(
                 overlap=choice("--overlap", overlap, Overlap),
                 on_difference=choice("--on-difference", on_difference, OnDifference),
                 variables=variable,
+                checksum=checksum,
                 workers=workers,
                 executor=executor,
                 storage_options=parse_storage_options(storage_options),
@@ -87,6 +101,8 @@ def append(
                 progress=sys.stderr.isatty() and not json if progress is None else progress,
                 resume=spool,
                 retries=retries,
+                isolate=isolated,
+                allow=parse_allow(allow),
                 stats=stats,
                 dry_run=dry_run,
             )
@@ -107,10 +123,17 @@ def remove(
     sources: Annotated[list[str], typer.Argument(help="Files that it has, by path, URL or glob.", metavar="SOURCES")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be removed, write nothing.")] = False,
     json: JSON = False,
+    allow: ALLOW = None,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Take files out of a joined archive, in one commit. The files themselves are not touched."""
-    done = api.remove(archive, sources, storage_options=parse_storage_options(storage_options), dry_run=dry_run)
+    done = api.remove(
+        archive,
+        sources,
+        allow=parse_allow(allow),
+        storage_options=parse_storage_options(storage_options),
+        dry_run=dry_run,
+    )
     _tell(archive, done, json=json, dry_run=dry_run)
 
 

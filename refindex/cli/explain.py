@@ -8,7 +8,7 @@ import numpy as np
 import typer
 
 from refindex import api
-from refindex.cli.options import AS_OF, JSON, STORAGE_OPTIONS, VERSION, dump, parse_storage_options
+from refindex.cli.options import ALLOW, AS_OF, JSON, STORAGE_OPTIONS, VERSION, dump, parse_allow, parse_storage_options
 from refindex.storage.protocol import require
 
 if TYPE_CHECKING:  # xarray and zarr take most of a second to import
@@ -37,11 +37,12 @@ def command(
     version: VERSION = None,
     as_of: AS_OF = None,
     json: JSON = False,
+    allow: ALLOW = None,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Show what reading a selection costs: chunks, requests, bytes; beside a series at a point and a map at a time."""
     options = parse_storage_options(storage_options)
-    with api.open(archive, version=version, as_of=as_of, storage_options=options) as opened:
+    with api.open(archive, version=version, as_of=as_of, storage_options=options, allow=parse_allow(allow)) as opened:
         node = require(opened.nodes, array, archive)
         chosen = {dim: _positions("--isel", dim, text) for dim, text in _pairs("--isel", isel)}
         labels = dict(_pairs("--sel", sel))

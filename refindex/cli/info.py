@@ -13,7 +13,17 @@ from rich.tree import Tree
 from refindex import api
 from refindex.access import urls
 from refindex.cli.ls import describe
-from refindex.cli.options import AS_OF, JSON, STORAGE_OPTIONS, VERSION, dump, parse_storage_options, plural
+from refindex.cli.options import (
+    ALLOW,
+    AS_OF,
+    JSON,
+    STORAGE_OPTIONS,
+    VERSION,
+    dump,
+    parse_allow,
+    parse_storage_options,
+    plural,
+)
 from refindex.model.html import nbytes
 from refindex.model.manifest import Node, Status
 
@@ -29,11 +39,16 @@ def command(
     version: VERSION = None,
     as_of: AS_OF = None,
     json: JSON = False,
+    allow: ALLOW = None,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Show the tree of an archive: shapes, chunks, codecs, sizes, sources, what is not served."""
     with api.open(
-        archive, version=version, as_of=as_of, storage_options=parse_storage_options(storage_options)
+        archive,
+        version=version,
+        as_of=as_of,
+        storage_options=parse_storage_options(storage_options),
+        allow=parse_allow(allow),
     ) as opened:
         arrays = {path: array_facts(opened, node) for path, node in opened.arrays.items()}
         if json:

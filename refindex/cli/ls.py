@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from refindex import api
-from refindex.cli.options import AS_OF, JSON, STORAGE_OPTIONS, VERSION, dump, parse_storage_options
+from refindex.cli.options import ALLOW, AS_OF, JSON, STORAGE_OPTIONS, VERSION, dump, parse_allow, parse_storage_options
 from refindex.model.manifest import Node
 from refindex.storage.protocol import require
 
@@ -20,11 +20,16 @@ def command(
     version: VERSION = None,
     as_of: AS_OF = None,
     json: JSON = False,
+    allow: ALLOW = None,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """List the groups and arrays of an archive."""
     with api.open(
-        archive, version=version, as_of=as_of, storage_options=parse_storage_options(storage_options)
+        archive,
+        version=version,
+        as_of=as_of,
+        storage_options=parse_storage_options(storage_options),
+        allow=parse_allow(allow),
     ) as opened:
         top = require(opened.nodes, path, archive)
         prefix = f"{top.path}/" if top.path else ""

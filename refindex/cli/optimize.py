@@ -11,7 +11,16 @@ from rich.filesize import decimal
 
 from refindex import api
 from refindex.cli.append import ARCHIVE
-from refindex.cli.options import JSON, PROGRESS, STORAGE_OPTIONS, dump, parse_storage_options, plural
+from refindex.cli.options import (
+    ALLOW,
+    JSON,
+    PROGRESS,
+    STORAGE_OPTIONS,
+    dump,
+    parse_allow,
+    parse_storage_options,
+    plural,
+)
 
 _FOR = ("time-series", "map")
 
@@ -57,6 +66,7 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be written, write nothing.")] = False,
     progress: PROGRESS = None,
     json: JSON = False,
+    allow: ALLOW = None,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Rewrite variables that are read often as Zarr v3 shards beside the archive, in one commit; the files stay."""
@@ -78,6 +88,7 @@ def command(
             resume=resume,
             memory=memory << 20,
             workers=workers,
+            allow=parse_allow(allow),
             storage_options=options,
             dry_run=dry_run,
             progress=sys.stderr.isatty() and not json if progress is None else progress,

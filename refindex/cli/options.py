@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 import ujson
 
 from refindex.cli import configuration
+from refindex.scan import Isolation
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 
@@ -20,6 +21,18 @@ STORAGE_OPTIONS = Annotated[
         "PREFIX= before it (repeat for more). Added to those of the configuration file and of "
         "REFINDEX_STORAGE_OPTIONS.",
         metavar="[PREFIX=]JSON",
+        show_default=False,
+    ),
+]
+
+ALLOW = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        help="A folder or file, by path or URL, that may be read besides what lies below the archive's own folder, or "
+        "for files that are scanned, below theirs (repeat for more); '*' for everything. Added to those of the "
+        "configuration file and of REFINDEX_ALLOW.",
+        metavar="PREFIX",
         show_default=False,
     ),
 ]
@@ -111,6 +124,35 @@ FAILURES = Annotated[
     ),
 ]
 
+ISOLATE = Annotated[
+    bool,
+    typer.Option(
+        "--isolate",
+        help="For files of unknown origin: scan each in a child process, so that one that crashes the HDF5 library, "
+        "hangs or takes all memory costs itself alone.",
+    ),
+]
+
+TIME_LIMIT = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit",
+        help="With --isolate: seconds that scanning a file may take, by default 60.",
+        metavar="SECONDS",
+        show_default=False,
+    ),
+]
+
+MEMORY_LIMIT = Annotated[
+    float | None,
+    typer.Option(
+        "--memory-limit",
+        help="With --isolate: memory that scanning a file may take, by default 2 GB.",
+        metavar="GB",
+        show_default=False,
+    ),
+]
+
 STATS = Annotated[bool, typer.Option("--stats", help="Tell what the scan has cost: requests, bytes, seconds.")]
 
 
@@ -118,6 +160,26 @@ def not_both(workers: int | None, dask: str | None) -> None:
     """Refuse two ways of scanning at once."""
     if workers is not None and dask is not None:
         raise typer.BadParameter("give --workers or --dask, not both: the cluster has the workers that it has")
+
+
+def isolation(
+    isolate: bool, time_limit: float | None, memory_limit: float | None, dask: str | None
+) -> Isolation | Literal[False]:
+    """How files are isolated, if they are."""
+    if not isolate:
+        if time_limit is not None or memory_limit is not None:
+            raise typer.BadParameter("--time-limit and --memory-limit hold for files that are isolated: add --isolate")
+        return False
+    if dask is not None:
+        raise typer.BadParameter("give --isolate or --dask, not both: files are isolated in processes on this machine")
+    limits = Isolation()
+    try:
+        return Isolation(
+            time_limit=limits.time_limit if time_limit is None else time_limit,
+            memory_limit=limits.memory_limit if memory_limit is None else int(memory_limit * (1 << 30)),
+        )
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def choice(option: str, value: str | None, kind: Any) -> Any:
@@ -131,6 +193,11 @@ def choice(option: str, value: str | None, kind: Any) -> Any:
 def parse_storage_options(arguments: list[str] | None) -> dict[str, Any]:
     """The values of ``--storage-options``, over those of the environment and of the configuration file."""
     return configuration.storage_options(arguments)
+
+
+def parse_allow(arguments: list[str] | None) -> list[str]:
+    """The values of ``--allow``, and those of the environment and of the configuration file."""
+    return configuration.allowed(arguments)
 
 
 def plural(count: int, noun: str) -> str:

@@ -13,7 +13,17 @@ import typer
 from refindex import api
 from refindex.cli import configuration
 from refindex.cli.append import ARCHIVE
-from refindex.cli.options import JSON, PROGRESS, STORAGE_OPTIONS, VERSION, dump, parse_storage_options, plural
+from refindex.cli.options import (
+    ALLOW,
+    JSON,
+    PROGRESS,
+    STORAGE_OPTIONS,
+    VERSION,
+    dump,
+    parse_allow,
+    parse_storage_options,
+    plural,
+)
 
 if TYPE_CHECKING:
     from refindex.publication import Published
@@ -60,6 +70,7 @@ def command(
     ] = False,
     progress: PROGRESS = None,
     json: JSON = False,
+    allow: ALLOW = None,
     storage_options: STORAGE_OPTIONS = None,
     dest_options: Annotated[
         list[str] | None,
@@ -84,6 +95,7 @@ def command(
         title=title,
         license=license_,
         allow_local=allow_local,
+        allow=parse_allow(allow),
         storage_options=parse_storage_options(storage_options),
         dest_options=configuration.storage_options(dest_options) if dest_options else None,
         dry_run=dry_run,

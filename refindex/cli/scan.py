@@ -14,10 +14,14 @@ from refindex.access.files import StorageOptions, reading
 from refindex.cli.cluster import dask_executor
 from refindex.cli.keeping import spool_of, stats_json, tell_kept, tell_stats, write_failures
 from refindex.cli.options import (
+    ALLOW,
+    CHECKSUM,
     DASK,
     FAILURES,
     FROM_FILE,
+    ISOLATE,
     JSON,
+    MEMORY_LIMIT,
     ON_DIFFERENCE,
     OVERLAP,
     PROGRESS,
@@ -26,11 +30,14 @@ from refindex.cli.options import (
     STATS,
     STORAGE_OPTIONS,
     STRICT,
+    TIME_LIMIT,
     VARIABLE,
     WORKERS,
     choice,
     dump,
+    isolation,
     not_both,
+    parse_allow,
     parse_storage_options,
     plural,
 )
@@ -81,11 +88,15 @@ def command(
     overlap: OVERLAP = None,
     on_difference: ON_DIFFERENCE = None,
     variable: VARIABLE = None,
+    checksum: CHECKSUM = False,
     workers: WORKERS = None,
     dask: DASK = None,
     strict: STRICT = False,
     retries: RETRIES = 1,
     failures: FAILURES = None,
+    isolate: ISOLATE = False,
+    time_limit: TIME_LIMIT = None,
+    memory_limit: MEMORY_LIMIT = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with what an interrupted scan into OUT has kept, in the folder OUT.scan."),
@@ -98,6 +109,7 @@ def command(
     progress: PROGRESS = None,
     show_stats: STATS = False,
     json: JSON = False,
+    allow: ALLOW = None,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Index HDF5 / NetCDF files into a manifest; several are joined into one."""
@@ -107,6 +119,7 @@ def command(
     if resume and fresh:
         raise typer.BadParameter("give --resume or --fresh, not both")
     not_both(workers, dask)
+    isolated = isolation(isolate, time_limit, memory_limit, dask)
     options = parse_storage_options(storage_options)
     try:
         JoinOptions.of(stack=stack)
@@ -128,6 +141,7 @@ def command(
                 overlap=choice("--overlap", overlap, Overlap) or "error",
                 on_difference=choice("--on-difference", on_difference, OnDifference) or "error",
                 variables=variable,
+                checksum=checksum,
                 workers=workers,
                 executor=executor,
                 storage_options=options,
@@ -135,6 +149,8 @@ def command(
                 progress=sys.stderr.isatty() and not json if progress is None else progress,
                 resume=spool,
                 retries=retries,
+                isolate=isolated,
+                allow=parse_allow(allow),
                 stats=stats,
             )
         if out is not None and not dry_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import sys
 from typing import Annotated, Any, NoReturn
@@ -11,7 +12,7 @@ import typer
 
 from refindex import api
 from refindex.access import urls
-from refindex.cli.options import AS_OF, STORAGE_OPTIONS, VERSION, choice, parse_storage_options
+from refindex.cli.options import ALLOW, AS_OF, STORAGE_OPTIONS, VERSION, choice, parse_allow, parse_storage_options
 
 _MOST = 4
 """Folders of sources that are named."""
@@ -62,12 +63,13 @@ def command(
     ] = 16,
     version: VERSION = None,
     as_of: AS_OF = None,
+    allow: ALLOW = None,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Serve an archive as Zarr v3 over HTTP, read only, with a page to look at it. Ctrl-C ends it."""
     options = parse_storage_options(storage_options)
     chosen = choice("--view", view, _view_name())
-    with api.open(archive, version=version, as_of=as_of, storage_options=options) as opened:
+    with api.open(archive, version=version, as_of=as_of, storage_options=options, allow=parse_allow(allow)) as opened:
         from refindex.serve.http.app import Limits
         from refindex.serve.http.server import open_server, readable
 
@@ -90,6 +92,11 @@ def command(
         if len(folders) > _MOST:
             reads += f" and {len(folders) - _MOST} more"
         typer.echo(f"{urls.display(opened.url)} version {opened.version} at {server.url} reads {reads}")
+        allowed = opened.store.archive.allowed
+        if allowed is not None:
+            said = f"may read what lies below {allowed.said()}"
+            logging.getLogger("refindex.serve").info(said)
+            typer.echo(said)
         sys.stdout.flush()
         try:
             server.run()

@@ -9,7 +9,17 @@ import typer
 
 from refindex import api
 from refindex.access import urls
-from refindex.cli.options import JSON, PROGRESS, STORAGE_OPTIONS, VARIABLE, VERSION, dump, parse_storage_options
+from refindex.cli.options import (
+    ALLOW,
+    JSON,
+    PROGRESS,
+    STORAGE_OPTIONS,
+    VARIABLE,
+    VERSION,
+    dump,
+    parse_allow,
+    parse_storage_options,
+)
 from refindex.verification import Verification, VerificationInterrupted
 
 WRONG = 4
@@ -35,6 +45,7 @@ def command(
     ] = None,
     progress: PROGRESS = None,
     json: JSON = False,
+    allow: ALLOW = None,
     storage_options: STORAGE_OPTIONS = None,
 ) -> None:
     """Find out whether an archive is right: manifest, files, and values, beside what h5py, netCDF4 and zarr read.
@@ -49,6 +60,7 @@ def command(
             seed=seed,
             sources_only=sources_only,
             version=version,
+            allow=parse_allow(allow),
             storage_options=parse_storage_options(storage_options),
             progress=sys.stderr.isatty() and not json if progress is None else progress,
             workers=workers,

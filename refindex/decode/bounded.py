@@ -13,8 +13,9 @@ import numcodecs
 from refindex.errors import DecodeError
 
 _ZSTD_MAGIC = 0xFD2FB528
-_ZSTD_BLOCK = 1 << 17
-"""Bytes that a block becomes at most (RFC 8878, section 3.1.1.2.4); it takes more than one itself."""
+_MOST_RATIO = 1 << 17
+"""What a byte becomes at most: a block of Zstandard becomes so much (RFC 8878, section 3.1.1.2.4), and takes more than
+that one. What else Blosc has in it compresses less."""
 
 _ZSTD_HEADER, _BLOSC_HEADER = 18, 16
 """Bytes of a header, at most."""
@@ -56,7 +57,7 @@ def unzstd(data: Buffer, nbytes: int) -> bytes:
     """
     size = _zstd_size(bytes(memoryview(data)[:_ZSTD_HEADER]))
     most = room(nbytes)
-    if size is not None and (size > most or size > memoryview(data).nbytes * _ZSTD_BLOCK):
+    if size is not None and (size > most or size > memoryview(data).nbytes * _MOST_RATIO):
         raise DecodeError(
             f"zstd: a frame of {memoryview(data).nbytes} bytes claims {size}, for a chunk that has {nbytes}"
         )
@@ -103,8 +104,8 @@ def unblosc(data: Buffer, nbytes: int) -> bytes:
     size, length = (int.from_bytes(stored[at : at + 4], "little") for at in (4, 12))
     if stored.nbytes < _BLOSC_HEADER or length > stored.nbytes:
         raise DecodeError(f"blosc: the buffer says that it has {length} bytes, found {stored.nbytes}: it is truncated")
-    if size > room(nbytes):
-        raise DecodeError(f"blosc: the buffer claims {size} bytes, the chunk has {nbytes}")
+    if size > room(nbytes) or size > length * _MOST_RATIO:
+        raise DecodeError(f"blosc: a buffer of {length} bytes claims {size}, for a chunk that has {nbytes}")
     try:
         return bytes(numcodecs.Blosc().decode(data))
     except (RuntimeError, ValueError) as error:

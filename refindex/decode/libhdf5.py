@@ -16,13 +16,16 @@ import numpy as np
 from h5py import h5d, h5f, h5p, h5s, h5t, h5z
 
 from refindex.decode import plugins
+from refindex.decode.bounded import room
 from refindex.decode.image import NAME, chunk_image, type_image
 from refindex.errors import DecodeError, RefindexError, UnsupportedError
 from refindex.model.dtype import Foreign, StoredType, Struct, Subarray, is_foreign, numpy_dtype, readable
-from refindex.model.encoding import BITSHUFFLE, FLETCHER32, Encoding, Filter
+from refindex.model.encoding import BITSHUFFLE, FLETCHER32, SZIP, Encoding, Filter
 
 _FAILURES = (OSError, RuntimeError, ValueError, TypeError, KeyError)
 """What h5py raises where libhdf5 refuses, by the class of the failure."""
+
+_LZ4 = 32004
 
 _MOST_OPEN = 8
 _KEEP_NBYTES = 1 << 20
@@ -65,9 +68,7 @@ def decode(data: bytes, encoding: Encoding) -> bytes:
     for applied in encoding.filters:
         if not available(applied.id):
             raise UnsupportedError(f"{applied.name} (HDF5 filter {applied.id}) is not available to libhdf5 here")
-    least = _least(encoding.filters[-1])
-    if len(data) < least:
-        raise DecodeError(f"{encoding.filters[-1].name}: {len(data)} bytes, expected at least {least}")
+    check_head(data, encoding.filters[-1], encoding.nbytes)
     key = encoding.filters, encoding.nbytes
     with _LOCK:
         kept = _OPEN.pop(key, None)
@@ -91,11 +92,28 @@ def decode(data: bytes, encoding: Encoding) -> bytes:
     return out.tobytes()
 
 
-def _least(last: Filter) -> int:
-    """Bytes below which libhdf5 or a plugin reads beyond its buffer, and crashes."""
-    if last.id == BITSHUFFLE and len(last.values) > 4 and last.values[4]:
-        return 12  # the header of its compressors: decoded size and block size
-    return 4 if last.id == FLETCHER32 else 0
+def check_head(data: bytes, last: Filter, nbytes: int) -> None:
+    """Refuse a chunk of ``nbytes`` decoded bytes for what its ``last`` filter says at its beginning.
+
+    Below a few bytes, libhdf5 or a plugin reads beyond its buffer, and crashes; the memory for whatever size is
+    written there is theirs at once.
+
+    Raises
+    ------
+    DecodeError
+        If it is too short, or would become larger than it should.
+    """
+    least, claimed = 0, 0
+    if last.id == FLETCHER32:
+        least = 4
+    elif last.id == SZIP:
+        least, claimed = 4, int.from_bytes(data[:4], "little")
+    elif last.id == _LZ4 or (last.id == BITSHUFFLE and len(last.values) > 4 and last.values[4]):
+        least, claimed = 12, int.from_bytes(data[:8], "big")  # decoded size and block size
+    if len(data) < least:
+        raise DecodeError(f"{last.name}: {len(data)} bytes, expected at least {least}")
+    if claimed > room(nbytes):
+        raise DecodeError(f"{last.name}: the chunk claims to become {claimed} bytes, expected {nbytes}")
 
 
 def _open(image: bytes, flags: int) -> tuple[h5f.FileID, h5d.DatasetID]:

@@ -121,8 +121,7 @@ def _generate(rule: Mapping[str, Any], templates: _Templates, where: str) -> dic
     }
     total = 1
     for values in dimensions.values():
-        # A range may have more numbers than Python can count with len().
-        total *= len(values[: _MOST + 1])
+        total *= _count(values)
     if total > _MOST:
         raise UnsupportedError(f"{where}: gen stands for {total} references; at most {_MOST} are spelled out")
     if not total:  # though another dimension has numbers without an end
@@ -151,6 +150,13 @@ def _values(value: Any, where: str) -> range | list[Any]:
     if not all(type(n) is int for n in numbers.values()) or "stop" not in numbers or numbers.get("step") == 0:
         raise FormatError(f"{where}: a dimension of gen is {shortened(value)}; expected start, stop and step")
     return range(numbers.get("start", 0), numbers["stop"], numbers.get("step", 1))
+
+
+def _count(values: range | list[Any]) -> int:
+    """How many values there are; a range may have more than Python counts by ``len``."""
+    if isinstance(values, list):
+        return len(values)
+    return max(0, -(-(values.stop - values.start) // values.step))
 
 
 def _integer(text: str, name: str, where: str) -> int:

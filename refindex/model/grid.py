@@ -23,6 +23,8 @@ type Runs = tuple[tuple[int, int], ...]
 """Chunk lengths along one dimension as ``((length, count), ...)``."""
 
 _INT64_MAX = np.iinfo(np.int64).max
+_MOST_RUNS = 1 << 24
+"""Chunks of unequal length in a document, along all dimensions: their starts are in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +195,7 @@ class ChunkGrid:
         Raises
         ------
         FormatError
-            If it is neither ``regular`` nor ``rectilinear`` with inline chunk shapes.
+            If it is neither ``regular`` nor ``rectilinear`` with inline chunk shapes, or has more of those than fit.
         """
         try:
             name, configuration = grid["name"], grid["configuration"]
@@ -206,10 +208,21 @@ class ChunkGrid:
                     else tuple((int(n), 1) if isinstance(n, int) else (int(n[0]), int(n[1])) for n in edge)
                     for edge in configuration["chunk_shapes"]
                 )
+                _check_runs(edges)
                 return cls(shape=tuple(shape), edges=edges)
         except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
             raise FormatError(f"chunk grid: cannot read {grid!r}: {error}") from error
         raise FormatError(f"chunk grid: unknown kind {name!r}; expected 'regular' or 'rectilinear' (inline)")
+
+
+def _check_runs(edges: tuple[int | Runs, ...]) -> None:
+    """Refuse chunks of unequal length that cannot be counted out in memory, or reach beyond an int64."""
+    runs = [edge for edge in edges if not isinstance(edge, int)]
+    count = sum(count for edge in runs for _, count in edge)
+    if count > _MOST_RUNS:
+        raise ValueError(f"{count} chunks of unequal length are more than {_MOST_RUNS}")
+    if any(sum(length * count for length, count in edge) > _INT64_MAX for edge in runs):
+        raise ValueError("chunks of unequal length reach beyond an int64")
 
 
 def encode_runs(lengths: npt.ArrayLike) -> int | Runs:

@@ -129,7 +129,7 @@ class Packing:
             )
         except FormatError:
             raise
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError, SyntaxError, AttributeError) as error:
             raise FormatError(f"packing: cannot read {document!r}: {error}") from error
 
 

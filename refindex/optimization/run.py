@@ -16,6 +16,8 @@ import numpy as np
 from refindex import storage
 from refindex.access import urls
 from refindex.access.files import StorageOptions
+from refindex.access.remembered import remember
+from refindex.access.trust import Allowed
 from refindex.archive import Archive
 from refindex.errors import NotFoundError, RefindexError, SourceError, UnsupportedError
 from refindex.growth import commit_on_newest
@@ -57,6 +59,7 @@ class Wish:
     workers: int | None = None
     dry_run: bool = False
     storage_options: StorageOptions = field(default=None, repr=False)
+    allow: Allowed = Allowed()  # noqa: RUF009 -- frozen
 
 
 def optimize(url: str, wish: Wish, report: Callable[[Rewriting], None] | None = None) -> Optimized:
@@ -66,7 +69,7 @@ def optimize(url: str, wish: Wish, report: Callable[[Rewriting], None] | None = 
         version = reader.version
     # All is read from one version, whatever others commit meanwhile.
     options = dict(wish.storage_options or {})
-    with closing(Archive(Opening(url=url, version=version, storage_options=options))) as archive:
+    with closing(Archive(Opening(url=url, version=version, storage_options=options, allow=wish.allow))) as archive:
         _keep_nothing(archive)
         jobs, skipped = _plan(url, archive, wish)
         if wish.dry_run or not jobs:
@@ -89,6 +92,8 @@ def optimize(url: str, wish: Wish, report: Callable[[Rewriting], None] | None = 
             details=_details(jobs, made),
             storage_options=wish.storage_options,
         )
+    if wish.to is not None:
+        remember(url, (f"{job.folder.url}/" for job in jobs))
     done = tuple(job.result(one) for job, one in zip(jobs, made, strict=True))
     return Optimized(version=number, arrays=done, skipped=skipped)
 

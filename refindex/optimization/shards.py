@@ -31,6 +31,7 @@ from refindex.scan.zarr import v3
 from refindex.scan.zarr.folder import LocalFolder, RemoteFolder
 from refindex.scan.zarr.plan import ChunkKeys
 from refindex.scan.zarr.shards import References, cut, find_sharding
+from refindex.storage import disk
 
 type Document = dict[str, Any]
 
@@ -137,7 +138,7 @@ class Folder:
                         fs.pipe_file(there, text)
             else:
                 with self._writing():
-                    self._local.mkdir(parents=True, exist_ok=True)
+                    disk.make_folder(self._local)
                     lock = stack.enter_context((self._local / SIDECAR).open("a+b"))
                     try:
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -217,8 +218,9 @@ class Folder:
         with self._writing():
             if self._local is not None:
                 place = self._local / key
-                place.parent.mkdir(parents=True, exist_ok=True)
+                disk.make_folder(place.parent)
                 Path(shard.name).replace(place)
+                disk.sync(place.parent)
             else:
                 fs, path = filesystem(self.url, self._options)
                 place_remote = f"{path}/{key}"

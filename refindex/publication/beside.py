@@ -14,7 +14,7 @@ from refindex.access import urls
 from refindex.access.files import StorageOptions, reading
 from refindex.access.options import filesystem
 from refindex.errors import ExistsError
-from refindex.storage import GRACE
+from refindex.storage import GRACE, disk
 
 _TYPES = {"s3": "ContentType", "s3a": "ContentType", "gs": "content_type", "gcs": "content_type"}
 """What filesystems call the media type of what they write. Browsers save what they are not told to show."""
@@ -59,6 +59,7 @@ def write(url: str, text: str, media_type: str, storage_options: StorageOptions)
             temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}.tmp")
             try:
                 temporary.write_bytes(data)
+                disk.sync(temporary)  # an empty one would be taken for the file of somebody else
                 temporary.replace(place)
             finally:
                 temporary.unlink(missing_ok=True)

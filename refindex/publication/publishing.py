@@ -16,6 +16,7 @@ from refindex import storage
 from refindex.access import urls
 from refindex.access.files import StorageOptions
 from refindex.access.options import lies_below
+from refindex.access.remembered import remember
 from refindex.archive import Archive
 from refindex.errors import ExistsError, RefindexError, SourceError
 from refindex.model.manifest import Source
@@ -25,7 +26,7 @@ from refindex.publication.facts import Facts, title_of
 from refindex.publication.page import MARK as PAGE_MARK
 from refindex.publication.page import page
 from refindex.serve.opening import Opening
-from refindex.storage import ManifestReader, MemoryReader
+from refindex.storage import ManifestReader, MemoryReader, disk
 
 type Watch = Callable[[str, int, int], None]
 """Called with what is being done (``looking``, ``writing``), how much of it is done, and how much there is."""
@@ -138,7 +139,9 @@ def publish(opening: Opening, wish: Wish) -> Published:
         if wish.dry_run:
             return found
         facts = _facts(opening, reader, wish, looked.sources, found.references)
-        return replace(found, version=_write(reader, wish, facts, said))
+        version = _write(reader, wish, facts, said)
+        remember(wish.dest, (source.url for source in looked.sources), new=not version, within=opening.allowed)
+        return replace(found, version=version)
 
 
 def _facts(opening: Opening, reader: ManifestReader, wish: Wish, sources: Sequence[Source], references: int) -> Facts:
@@ -213,6 +216,7 @@ def _place(wish: Wish) -> Iterator[str]:
             if place.exists():
                 raise ExistsError(f"{place} was made by another writer meanwhile") from error
             raise SourceError(f"{place}: {error}") from error
+        disk.sync(place.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,11 +1,13 @@
 """Sources -> manifests, one scanner a format."""
 
-from refindex.scan.many import Progress, ProgressCallback, Scanned, expand, scan_many
+from refindex.scan.isolation import Isolation
+from refindex.scan.many import Progress, ProgressCallback, Scanned, expand, named, scan_many
 from refindex.scan.parallel import Job, ScanStats, scan_alone
 from refindex.scan.registry import is_source, scan_source
 from refindex.scan.spool import ScannedFile, Spool
 
 __all__ = [
+    "Isolation",
     "Job",
     "Progress",
     "ProgressCallback",
@@ -15,6 +17,7 @@ __all__ = [
     "Spool",
     "expand",
     "is_source",
+    "named",
     "scan_alone",
     "scan_many",
     "scan_source",

@@ -24,7 +24,7 @@ import os
 import time
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import version
@@ -35,6 +35,7 @@ from refindex.access import urls
 from refindex.errors import ConflictError, ExistsError, FormatError, RefindexError, SourceError
 from refindex.model.encoding import Encoding
 from refindex.model.manifest import Node, Source
+from refindex.scan.lines import is_node, is_report, parsed, strange, told
 from refindex.scan.packed import ALIGNED, Interner, Layout, Line, Packed
 from refindex.scan.records import Records
 
@@ -113,7 +114,7 @@ class Journal:
         self._known.update(self._texts)
         end = 0
         for text in self._sound_lines(FILES):
-            line = json.loads(text)
+            line = told(text, self.folder / FILES)
             self._lines[line["url"]] = line
             end = max(end, line.get("at", 0) + line.get("nbytes", 0))
         end = min(end, self.records.size)
@@ -196,13 +197,26 @@ class Journal:
         if zlib.crc32(self.records.read(at, [(0, layout.nbytes)])[0]) != line["crc"]:
             return None
         nodes = interner.nodes(map(self._node, line["nodes"]))
-        report = tuple(tuple(entry) for entry in json.loads(self._texts[line["report"]]))
+        report = tuple(tuple(entry) for entry in self._document_of(line["report"], is_report))
         for value, digest in zip((*nodes, interner.value(report)), (*line["nodes"], line["report"]), strict=True):
             self._digests[id(value)] = value, digest
         return Entry(nodes=nodes, layout=layout, at=at, sources=sources, report=interner.value(report))
 
+    def _document_of(self, digest: str, is_sound: Callable[[Any], bool]) -> Any:
+        """A document as it was written.
+
+        Raises
+        ------
+        FormatError
+            If it is not what it is said to be, though its digest is right.
+        """
+        value = parsed(self._texts[digest])
+        if not is_sound(value):
+            raise strange(self.folder / DOCUMENTS, self._texts[digest])
+        return value
+
     def _node(self, digest: str) -> Node:
-        node = json.loads(self._texts[digest])
+        node = self._document_of(digest, is_node)
         return Node(
             path=node["path"],
             document=node["document"],
@@ -309,7 +323,7 @@ def kept(folder: Path) -> int | None:
             for line in file:
                 text = line[_DIGEST + 4 : -2]
                 if line == _line(text):
-                    said = json.loads(text)
+                    said = told(text, folder / FILES)
                     found[said["url"]] = "failed" not in said
     except FileNotFoundError:
         return 0

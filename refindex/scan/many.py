@@ -16,9 +16,12 @@ from refindex.access.ahead import FILES
 from refindex.access.files import StorageOptions, reading
 from refindex.access.options import filesystem
 from refindex.access.transport import RemoteStats
+from refindex.access.trust import Allowed
 from refindex.errors import FormatError, NotFoundError, RefindexError, SourceError
 from refindex.model.manifest import Manifest, ReportEntry, unite
+from refindex.scan import isolation as isolations
 from refindex.scan import parallel
+from refindex.scan.isolation import Isolation
 from refindex.scan.packed import Interner, Packed
 from refindex.scan.parallel import Job
 from refindex.scan.spool import ScannedFile, Spool
@@ -147,6 +150,27 @@ def _expand_one(url: str, options: StorageOptions) -> Iterator[str]:
     yield from ("::".join([*links[:at], fs.unstrip_protocol(name), *links[at + 1 :]]) for name in names)
 
 
+def named(sources: Iterable[str | os.PathLike[str]], allowed: Allowed) -> Allowed:
+    """Where files may be that sources refer to, besides what is ``allowed``: in and below the folders that people name,
+    of globs those before the first wildcard."""
+    folders: dict[str, None] = {}
+    for source in sources:
+        url = urls.absolute(source)
+        links, at = urls.links_of(url)
+        local = urls.is_local(url)
+        head = links[at] if local else links[at].partition("?")[0]
+        parts = head.split("/")
+        wild = next((n for n, part in enumerate(parts) if glob.has_magic(part)), None)
+        if wild is not None and not (local and os.path.lexists(urls.local_path(url))):
+            links[at] = "/".join(parts[:wild])
+            folders["::".join(links)] = None
+        elif head.endswith("/") or (local and os.path.isdir(urls.local_path(url))):  # noqa: PTH112 -- may be thousands
+            folders[url] = None
+        else:
+            folders |= dict.fromkeys(Allowed().beside(url).prefixes)
+    return allowed.adding(folders)
+
+
 def _files_below(folder: Path) -> Iterator[str]:
     for parent, folders, files in os.walk(folder):
         if not MARKERS.isdisjoint(files):
@@ -200,6 +224,7 @@ def scan_many(
     sources: Sequence[str],
     *,
     variables: Collection[str] | None = None,
+    checksum: bool = False,
     workers: int | None = None,
     executor: Executor | None = None,
     storage_options: StorageOptions = None,
@@ -208,6 +233,8 @@ def scan_many(
     stats: RemoteStats | None = None,
     spool: Spool | None = None,
     retries: int = 1,
+    isolation: Isolation | None = None,
+    allowed: Allowed | None = None,
 ) -> Scanned:
     """Scan files, each by itself.
 
@@ -221,6 +248,10 @@ def scan_many(
     retries:
         How often files are tried again, when all others are done, that failed for what may pass: a server that does not
         answer, a worker that died.
+    allowed:
+        Where files may be that sources refer to; beside each source if None.
+    isolation:
+        Scan each file in a child process that it may take down, within these limits; not with an ``executor``.
 
     Raises
     ------
@@ -229,14 +260,17 @@ def scan_many(
     """
     spool = Spool() if spool is None else spool
     stats = RemoteStats() if stats is None else stats
-    job = Job(variables=variables, storage_options=storage_options)
-    asked = {"variables": None if variables is None else sorted(set(variables))}
+    job = Job(variables=variables, storage_options=storage_options, checksum=checksum, allowed=allowed)
+    asked = {"variables": None if variables is None else sorted(set(variables)), "checksum": checksum}
     todo = spool.begin(asked, sources)
     watch = _Watch(spool=spool, sources=sources, kept=len(sources) - len(todo), strict=strict, progress=progress)
     try:
         for round_ in range(retries + 1):
             watch.again = [] if round_ < retries else None
-            if executor is not None:
+            if isolation is not None:
+                count = workers or len(os.sched_getaffinity(0))
+                isolations.in_children(count, todo, job, isolation, watch.finished, stats)
+            elif executor is not None:
                 parallel.in_executor(executor, todo, job, watch.finished, stats, together=not round_)
             elif workers is not None and workers > 1:
                 parallel.in_processes(workers, todo, job, watch.finished, stats)

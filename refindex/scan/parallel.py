@@ -22,8 +22,10 @@ from refindex.access.ahead import opened_ahead
 from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import StorageOptions
 from refindex.access.transport import RemoteStats
+from refindex.access.trust import Allowed
 from refindex.errors import FormatError, RefindexError, SourceError
 from refindex.model.manifest import Manifest
+from refindex.scan.checksums import with_checksums
 from refindex.scan.hdf5 import Known
 from refindex.scan.packed import Interner, Packed, pack
 from refindex.scan.registry import may_be_folder, scan_source
@@ -83,6 +85,8 @@ class Job:
 
     variables: Collection[str] | None = None
     storage_options: StorageOptions = field(default=None, repr=False)
+    checksum: bool = False
+    allowed: Allowed | None = None
 
 
 @contextlib.contextmanager
@@ -134,25 +138,27 @@ def scan_alone(
     """
     start = time.perf_counter()
     try:
-        return scan_source(
+        manifest = scan_source(
             url,
             variables=job.variables,
             storage_options=job.storage_options,
             stats=stats,
             blocks=opened,
             known=known,
+            allowed=job.allowed,
         )
+        return with_checksums(manifest, job.storage_options) if job.checksum else manifest
     finally:
         if isinstance(stats, ScanStats) and urls.is_local(url):
             stats.add_local(time.perf_counter() - start)
 
 
 def scan_here(
-    sources: Iterable[str], job: Job, stats: RemoteStats, interner: Interner
+    sources: Iterable[str], job: Job, stats: RemoteStats, interner: Interner, known: Known | None = None
 ) -> Generator[tuple[str, Packed | RefindexError]]:
     """Scan in this process, local files first; of remote ones, the next are fetched while one is scanned."""
     remote = []
-    known = Known()
+    known = Known() if known is None else known
     for url in sources:
         if urls.is_local(url):
             yield url, _packed(url, try_scan(url, job, stats, known=known), interner)
@@ -198,7 +204,7 @@ def _begin_worker(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """Hold Ctrl-C back while workers are started.
 
     They inherit that, so that one which still imports what it needs does not die of it with a traceback.
@@ -246,7 +252,7 @@ def _submitted(
         while pending or (batches and not broken):
             while batches and not broken and len(pending) < window:
                 try:
-                    with _interrupts_held():
+                    with interrupts_held():
                         future = executor.submit(scan_batch, batches[0], job)
                 except BrokenExecutor as error:
                     broken = True

@@ -11,6 +11,7 @@ from refindex.access import urls
 from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import RangeReader, StorageOptions, describe_change, open_reader, reading
 from refindex.access.transport import RemoteStats
+from refindex.access.trust import Allowed
 from refindex.errors import FormatError, NotFoundError, RefindexError, SourceError
 from refindex.model.manifest import Manifest, Source
 from refindex.scan.hdf5 import SIGNATURE, Known, scan_hdf5
@@ -34,6 +35,7 @@ def scan_source(
     stats: RemoteStats | None = None,
     blocks: RemoteBlocks | None = None,
     known: Known | None = None,
+    allowed: Allowed | None = None,
 ) -> Manifest:
     """Index one file, whatever its format.
 
@@ -48,6 +50,8 @@ def scan_source(
         The file, if it is remote and already open.
     known:
         What other files of the same scan have told: with it, files that are alike take less time.
+    allowed:
+        Where files may be that it refers to; beside and below it if None.
 
     Raises
     ------
@@ -58,15 +62,16 @@ def scan_source(
     SourceError
         If it cannot be read, or changes while it is scanned.
     """
+    allowed = (Allowed().beside(url) if allowed is None else allowed).with_target(url)
     if not urls.is_local(url):
-        return _scan_remote(url, variables, storage_options, stats, blocks, known)
+        return _scan_remote(url, variables, storage_options, stats, blocks, known, allowed)
     if is_local_folder(url) and is_store(url):
-        return scan_folder(url, variables=variables)
+        return scan_folder(url, variables=variables, allowed=allowed)
     reader = open_reader(url, storage_options)
     with reading(url, "looking at it"):
         before = reader.identity()
         kind = identify_format(url, reader, before.size)
-    scan = _scan_hdf5(known) if kind == "HDF5" else scan_zip if kind == "zip" else scan_netcdf3
+    scan = _scan_hdf5(known, allowed) if kind == "HDF5" else scan_zip if kind == "zip" else scan_netcdf3
     manifest = scan(before, variables=variables, storage_options=storage_options)
     return _unchanged(manifest, before, storage_options)
 
@@ -78,6 +83,7 @@ def _scan_remote(
     stats: RemoteStats | None,
     blocks: RemoteBlocks | None,
     known: Known | None,
+    allowed: Allowed,
 ) -> Manifest:
     """The answers that bring the file's bytes also say which version they are of."""
     try:
@@ -95,12 +101,12 @@ def _scan_remote(
         if kind == "zip":
             manifest = scan_zip(before, variables=variables, storage_options=storage_options)
             return _unchanged(manifest, before, storage_options)
-        scan = _scan_hdf5(known) if kind == "HDF5" else scan_netcdf3
+        scan = _scan_hdf5(known, allowed) if kind == "HDF5" else scan_netcdf3
         return scan(before, variables=variables, storage_options=storage_options, blocks=opened)
 
 
-def _scan_hdf5(known: Known | None) -> Callable[..., Manifest]:
-    return partial(scan_hdf5, known=known)
+def _scan_hdf5(known: Known | None, allowed: Allowed) -> Callable[..., Manifest]:
+    return partial(scan_hdf5, known=known, allowed=allowed)
 
 
 def may_be_folder(url: str, error: RefindexError) -> bool:
@@ -117,12 +123,21 @@ def _unchanged(manifest: Manifest, before: Source, storage_options: StorageOptio
     """The manifest, if its file is still what it was before the scan."""
     with reading(before.url, "looking at it again"):
         after = open_reader(before.url, storage_options).identity()
+    _check_unchanged(before, after)
+    # Files that it refers to were looked at when they were first come upon.
+    for other in manifest.sources[1:]:
+        if urls.is_local(other.url):
+            with reading(other.url, "looking at it again"):
+                _check_unchanged(other, open_reader(other.url).identity())
+    return manifest if after == before else replace(manifest, sources=(after, *manifest.sources[1:]))
+
+
+def _check_unchanged(before: Source, after: Source) -> None:
     change = describe_change(before, after)
     if change is not None:
         raise SourceError(
             f"{urls.display(before.url)} changed while it was scanned: {change}; scan it when it is complete"
         )
-    return manifest if after == before else replace(manifest, sources=(after, *manifest.sources[1:]))
 
 
 def identify_format(url: str, reader: RangeReader, size: int) -> str:

@@ -7,7 +7,8 @@ arrays that are opened otherwise are read through :meth:`RefindexStore.get`, as 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from zarr.core.indexing import SelectorTuple
 from zarr.registry import register_pipeline
 from zarr.storage import StorePath
 
-from refindex.errors import SourceError, UnsupportedError
+from refindex.errors import DecodeError, RefindexError, SourceError, UnsupportedError
 from refindex.model.manifest import Node
 from refindex.serve.keys import ManifestKeys
 from refindex.serve.places import Places, layout_of
@@ -67,7 +68,8 @@ class RefindexCodecPipeline(BatchedCodecPipeline):
                     reader.prepare, node, places, target, fill=fill, drop_axes=drop_axes
                 )
         except UnsupportedError:
-            return await super().read(batch, out, drop_axes)
+            with _explained(node):
+                return await super().read(batch, out, drop_axes)
         try:
             if reading.is_light:
                 reading.run()
@@ -97,6 +99,10 @@ _KEYS: tuple[dict[str, Any], ...] = (
     {"name": "default", "configuration": {}},
     {"name": "default", "configuration": {"separator": "/"}},
 )
+
+
+_MOST_NESTED = 5_000_000
+"""Groups above groups and arrays, counted for each, up to which consolidated metadata is read."""
 
 
 class _AsyncGroup(AsyncGroup):
@@ -131,8 +137,12 @@ def open_group(store: RefindexStore, path: str = "") -> zarr.Group:
     The arrays keep that when they are pickled. Those that are opened otherwise are read chunk by chunk through
     :meth:`RefindexStore.get`, with the same result.
     """
+    # zarr-python takes minutes for the consolidated metadata of groups that are nested by the thousands.
+    keys = store.keys
+    nodes = keys.resolver.reader.nodes if isinstance(keys, ManifestKeys) else ()
+    consolidated = None if sum(node.count("/") for node in nodes) < _MOST_NESTED else False
     with quiet(), rectilinear():
-        group = zarr.open_group(store, path=path, mode="r", zarr_format=3)
+        group = zarr.open_group(store, path=path, mode="r", zarr_format=3, use_consolidated=consolidated)
     return zarr.Group(_AsyncGroup(group.metadata, group.store_path))
 
 
@@ -157,6 +167,21 @@ def _target(batch: list[Item], out: NDBuffer) -> tuple[SelectionReader, Node, np
     if target.dtype.newbyteorder("=") != node.dtype.newbyteorder("=") or target.dtype.hasobject:
         return None
     return keys.resolver.selections, node, target
+
+
+@contextlib.contextmanager
+def _explained(node: Node) -> Iterator[None]:
+    """Errors of codecs that only zarr-python has, and of what a reader of them calls a panic, as errors of refindex."""
+    try:
+        yield
+    except (RefindexError, OSError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        names = ", ".join(codec["name"] for codec in node.json["codecs"])
+        raise DecodeError(
+            f"/{node.path}: a chunk cannot be decoded by zarr-python and its codecs ({names}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _numbers(batch: list[Item], node: Node) -> IntArray:

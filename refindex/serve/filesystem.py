@@ -13,6 +13,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK
 
 from refindex.access import urls
 from refindex.access.files import Stale
+from refindex.access.trust import Allow
 from refindex.serve.keys import KeySpace
 from refindex.serve.opening import Opening, open_keys
 from refindex.serve.resolver import ByteRange
@@ -33,6 +34,9 @@ class RefindexFileSystem(AsyncFileSystem):  # type: ignore[misc]
         Snapshot to open, the newest if not given.
     stale:
         What to do when a source is not what was scanned: ``"error"``, ``"warn"`` or ``"ignore"``.
+    allow:
+        Prefixes that the archive may read besides what lies below the folder that holds it, see
+        :func:`refindex.open`.
     """
 
     protocol = "refindex"
@@ -49,6 +53,7 @@ class RefindexFileSystem(AsyncFileSystem):  # type: ignore[misc]
         remote_options: Mapping[str, Any] | None = None,
         version: int | None = None,
         stale: Stale = "error",
+        allow: Allow = None,
         keys: KeySpace | None = None,
         **kwargs: Any,
     ) -> None:
@@ -58,7 +63,7 @@ class RefindexFileSystem(AsyncFileSystem):  # type: ignore[misc]
             url = f"{target_protocol}://{url}"
         options = remote_options if remote_options is not None else target_options
         self.archive = Opening(
-            url=urls.absolute(url), version=version, storage_options=dict(options or {}), stale=stale
+            url=urls.absolute(url), version=version, storage_options=dict(options or {}), stale=stale, allow=allow
         )
         self._keys = keys
 
@@ -70,6 +75,8 @@ class RefindexFileSystem(AsyncFileSystem):  # type: ignore[misc]
 
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         path = self._strip_protocol(path)
+        if self._keys is None:  # what opens remote archives waits for the loop that this runs on
+            await asyncio.to_thread(lambda: self.keys.exists(path))
         whole = (end is not None and end < 0) or (start is not None and start < 0 and end is not None)
         part = ByteRange() if whole else ByteRange(start=start or 0, stop=end)
         data = await self.keys.read_async(path, part)

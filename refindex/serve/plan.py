@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from refindex.access import urls
 from refindex.access.ranges import LOCAL, REMOTE, Merging, Requests, merge
 from refindex.decode.decoder import Decoder
 from refindex.errors import FormatError, ManifestError, UnsupportedError
@@ -32,6 +33,9 @@ WORTH = 0.75
 
 _DECODED = 16 << 20
 """Bytes that one request decodes to, about, at most."""
+
+_LARGE, _FAR = 16 << 20, 1 << 62
+"""Bytes, and an offset, beyond which a range is compared with the size of its source before it is read."""
 
 _LEAST = 1 << 16
 """Requests grow to this many bytes, whatever they decode to."""
@@ -220,6 +224,28 @@ def check_table(reader: ManifestReader, node: Node, table: ChunkTable) -> None:
         raise ManifestError(
             f"{reader.url or 'manifest'}: chunks of /{node.path} refer to sources up to {source.max()} and encodings "
             f"up to {encoding.max()}, which the manifest does not have: it is damaged"
+        )
+    check_ends(reader, node, table)
+
+
+def check_ends(reader: ManifestReader, node: Node, table: ChunkTable) -> None:
+    """Raise ManifestError for a large or a distant range that its source does not have: memory would be taken for it.
+
+    All others are found out when they are read.
+    """
+    if not len(table) or (int(table.length.max()) <= _LARGE and int(table.offset.max()) <= _FAR):
+        return
+    rows = np.flatnonzero((table.source != INLINE) & ((table.length > _LARGE) | (table.offset > _FAR)))
+    numbers, inverse = np.unique(table.source[rows], return_inverse=True)
+    sizes = np.array([reader.sources[number].size for number in numbers.tolist()], dtype=np.int64)[inverse]
+    over = table.offset[rows] > sizes - table.length[rows]
+    if over.any():
+        row = int(rows[np.argmax(over)])
+        source = reader.sources[int(table.source[row])]
+        raise ManifestError(
+            f"{reader.url or 'manifest'}: /{node.path} chunk {int(table.chunk[row])} refers to "
+            f"{int(table.length[row])} bytes at {int(table.offset[row])} of {urls.display(source.url)}, which had "
+            f"{source.size} when it was scanned: the manifest is damaged"
         )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from refindex.access import urls
 from refindex.access.files import SourcePool, Stale, StorageOptions
+from refindex.access.trust import Allowed
 from refindex.decode.checksum import check
 from refindex.decode.pipeline import decode, encode, place
 from refindex.errors import DecodeError, FormatError, ManifestError
@@ -24,6 +25,7 @@ from refindex.model.chunks import INLINE, UNCHECKED, ChunkTable
 from refindex.model.dtype import fill_value_from_json
 from refindex.model.manifest import Node
 from refindex.serve.batching import WINDOW, BatchedReads
+from refindex.serve.plan import check_ends
 from refindex.serve.selection import SelectionReader
 from refindex.storage import ManifestReader
 
@@ -68,11 +70,17 @@ class Resolver:
     """Reads chunks of one version of an archive. Safe to use from several threads and event loops."""
 
     def __init__(
-        self, reader: ManifestReader, *, storage_options: StorageOptions = None, stale: Stale = "error"
+        self,
+        reader: ManifestReader,
+        *,
+        storage_options: StorageOptions = None,
+        stale: Stale = "error",
+        allowed: Allowed | None = None,
     ) -> None:
         self.reader = reader
         self._options = storage_options
         self._stale: Stale = stale
+        self._allowed = allowed
         self._pool: SourcePool | None = None
         self._selections: SelectionReader | None = None
         self._batched: BatchedReads | None = None
@@ -86,7 +94,13 @@ class Resolver:
     @property
     def pool(self) -> SourcePool:
         if self._pool is None:
-            self._pool = SourcePool(self.reader.sources, storage_options=self._options, stale=self._stale)
+            self._pool = SourcePool(
+                self.reader.sources,
+                storage_options=self._options,
+                stale=self._stale,
+                allowed=self._allowed,
+                archive=urls.display(self.reader.url) if self.reader.url else "",
+            )
         return self._pool
 
     @property
@@ -121,6 +135,7 @@ class Resolver:
                 f"{self.reader.url or 'manifest'}: /{node.path} chunk {chunk} refers to source {source} and "
                 f"encoding {encoding}, which the manifest does not have: it is damaged"
             )
+        check_ends(self.reader, node, table)
         return _Request(
             node=node,
             chunk=chunk,

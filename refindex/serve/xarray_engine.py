@@ -15,6 +15,7 @@ from xarray.core import indexing
 
 from refindex.access import urls
 from refindex.access.files import Stale
+from refindex.access.trust import Allow
 from refindex.model.grid import Runs
 from refindex.model.manifest import Node
 from refindex.serve.codec_pipeline import open_group
@@ -106,8 +107,9 @@ class RefindexBackendEntrypoint(BackendEntrypoint):
         version: int | None = None,
         storage_options: Mapping[str, Any] | None = None,
         stale: Stale = "error",
+        allow: Allow = None,
     ) -> xr.Dataset:
-        store = _store(filename_or_obj, version, storage_options, stale)
+        store = _store(filename_or_obj, version, storage_options, stale, allow)
         return _open_group(
             store,
             group or "",
@@ -135,8 +137,9 @@ class RefindexBackendEntrypoint(BackendEntrypoint):
         version: int | None = None,
         storage_options: Mapping[str, Any] | None = None,
         stale: Stale = "error",
+        allow: Allow = None,
     ) -> dict[str, xr.Dataset]:
-        store = _store(filename_or_obj, version, storage_options, stale)
+        store = _store(filename_or_obj, version, storage_options, stale, allow)
         top = (group or "").strip("/")
         inside = f"{top}/" if top else ""
         paths = [p for p, n in store.nodes.items() if not n.is_array and (p == top or p.startswith(inside))]
@@ -160,7 +163,7 @@ class RefindexBackendEntrypoint(BackendEntrypoint):
 
 
 def _store(
-    filename_or_obj: Any, version: int | None, storage_options: Mapping[str, Any] | None, stale: Stale
+    filename_or_obj: Any, version: int | None, storage_options: Mapping[str, Any] | None, stale: Stale, allow: Allow
 ) -> RefindexStore:
     if isinstance(filename_or_obj, RefindexStore):
         return filename_or_obj
@@ -169,6 +172,7 @@ def _store(
         version=version,
         storage_options=dict(storage_options or {}),
         stale=stale,
+        allow=allow,
     )
     return RefindexStore(archive, keys=open_keys(archive))
 

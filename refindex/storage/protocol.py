@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from refindex.access import urls
 from refindex.errors import ManifestError, NotFoundError
 from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Array, Manifest, Node, Placement, ReportEntry, ScanReport, Source
@@ -134,6 +136,18 @@ def damaged(why: object) -> ManifestError:
     return ManifestError(
         f"the references of the archive are damaged: {why}. Restore it from a copy, or scan again; nothing was written."
     )
+
+
+@contextlib.contextmanager
+def naming(url: str) -> Iterator[None]:
+    """Errors about the rows of an archive say which archive it is."""
+    try:
+        yield
+    except ManifestError as error:
+        where = urls.display(url)
+        if where in str(error):
+            raise
+        raise ManifestError(f"{where} is damaged: {error}. Restore it from a copy, or scan again.") from error
 
 
 def require(nodes: Mapping[str, Node], path: str, url: str) -> Node:

@@ -12,8 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from refindex.access.trust import Allowed
 from refindex.scan.hdf5.collection import COLLECTION
 from refindex.verification.originals import Region, UnavailableError, Values
+from refindex.verification.reach import check_reach
 
 _ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, NotImplementedError, MemoryError, OverflowError)
 
@@ -36,17 +38,21 @@ _BLOCK = 1 << 20
 class HDF5File:
     """An HDF5 file."""
 
-    def __init__(self, file: h5py.File, *closing: Callable[[], object]) -> None:
+    def __init__(self, file: h5py.File, *closing: Callable[[], object], allowed: Allowed | None = None) -> None:
         self._file = file
+        self._allowed = allowed
         self._by_python = file.driver == "fileobj"
         self._closing = closing
         self._arrays: dict[str, HDF5Array | None] = {}
 
     @classmethod
-    def local(cls, path: Path) -> HDF5File:
-        """Open a local file; one that its writer did not close as it is, and the first of a family with all of it."""
+    def local(cls, path: Path, allowed: Allowed | None = None) -> HDF5File:
+        """Open a local file; one that its writer did not close as it is, and the first of a family with all of it.
+
+        ``allowed`` says where other files may be that its arrays are made of; anywhere if None.
+        """
         try:
-            return cls(h5py.File(path, "r"))
+            return cls(h5py.File(path, "r"), allowed=allowed)
         except OSError as error:
             if "already open for" in str(error):
                 binary = path.open("rb")  # of files that Python reads, libhdf5 does not mind who has them open
@@ -92,6 +98,8 @@ class HDF5File:
             # libhdf5 would look for the other file on this machine.
             raise UnavailableError("an external link in a file that libhdf5 reads through Python")
         for candidate in (name, _ESCAPE + name):
+            if self._allowed is not None and not self._by_python:
+                check_reach(self._file, f"{group}/{candidate}", self._allowed)
             try:
                 found = self._file[f"{group}/{candidate}"]
             except _ERRORS as error:

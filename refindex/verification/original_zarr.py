@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 import zarr.storage
 
-from refindex.access.options import StorageOptions, options_for
+from refindex.access.options import StorageOptions, guarded_options_for
 from refindex.serve.quiet import quiet, rectilinear
 from refindex.verification.originals import Region, UnavailableError, Values
 
@@ -28,7 +28,7 @@ def open_zip(path: Path) -> ZarrStore:
 
 def open_remote_store(url: str, storage_options: StorageOptions) -> ZarrStore:
     """A store in a remote folder."""
-    options = options_for(url, storage_options)
+    options = guarded_options_for(url, storage_options)
     return ZarrStore(zarr.storage.FsspecStore.from_url(url, storage_options=options, read_only=True))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from refindex.access import urls
 from refindex.access.options import StorageOptions, filesystem
+from refindex.access.trust import Allowed
 
 type Region = tuple[slice, ...]
 type Values = np.ndarray[Any, Any]
@@ -105,10 +106,13 @@ class Originals:
         Zarr stores in folders: their URLs, of which chunk files are sources.
     storage_options:
         Options for fsspec.
+    allowed:
+        Where files may be that originals refer to; anywhere if None.
     """
 
-    def __init__(self, stores: Sequence[str], storage_options: StorageOptions) -> None:
+    def __init__(self, stores: Sequence[str], storage_options: StorageOptions, allowed: Allowed | None = None) -> None:
         self._stores = tuple(stores)
+        self._allowed = allowed
         self._options = storage_options
         self._open: OrderedDict[str, Original] = OrderedDict()
         self._refused: dict[str, str] = {}
@@ -152,7 +156,8 @@ class Originals:
     def _opened(self, place: str) -> Original:
         try:
             if urls.is_local(place):
-                return _local(urls.local_path(place), place in self._stores)
+                allowed = None if self._allowed is None else self._allowed.with_target(place)
+                return _local(urls.local_path(place), place in self._stores, allowed)
             return self._remote(place)
         except UnavailableError:
             raise
@@ -174,7 +179,7 @@ class Originals:
             try:
                 copy = Path(folder.name) / "original"
                 fs.get_file(path, str(copy))
-                return _Closing(_local(copy, False), folder.cleanup)
+                return _Closing(_local(copy, False, self._allowed), folder.cleanup)
             except BaseException:
                 folder.cleanup()
                 raise
@@ -195,7 +200,7 @@ class _Closing:
         self._after()
 
 
-def _local(path: Path, is_store: bool) -> Original:
+def _local(path: Path, is_store: bool, allowed: Allowed | None) -> Original:
     # Each library is imported where it is needed: most archives need one.
     if is_store or path.is_dir():
         from refindex.verification.original_zarr import open_folder
@@ -213,7 +218,7 @@ def _local(path: Path, is_store: bool) -> Original:
         return open_zip(path)
     from refindex.verification.original_hdf5 import HDF5File
 
-    return HDF5File.local(path)
+    return HDF5File.local(path, allowed)
 
 
 def folder_of_store(url: str) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from refindex.access import urls
+from refindex.access.trust import Allowed
 from refindex.archive import Archive
 from refindex.errors import NotFoundError
 from refindex.serve.opening import Opening
@@ -34,6 +35,7 @@ def verify(
     sources_only: bool,
     version: int | None,
     storage_options: Mapping[str, Any] | None,
+    allow: Allowed | None = None,
     progress: bool | Callable[[Stage], None],
     workers: int | None,
 ) -> Verification:
@@ -49,8 +51,8 @@ def verify(
         watching = stage_bar()
     else:
         watching = nullcontext(None)
-    opening = Opening(url=url, version=version, storage_options=dict(storage_options or {}))
-    with watching as report, closing(opening.reader()) as reader:
+    opening = Opening(url=url, version=version, storage_options=dict(storage_options or {}), allow=allow)
+    with watching as report, closing(opening.reader(check=False)) as reader:
         if isinstance(reader, MemoryReader):  # scanned on the spot: once is enough
             opening = replace(opening, manifest=reader.manifest)
         else:
@@ -77,6 +79,9 @@ def _verify(
     seed: int,
 ) -> None:
     relations = check_relations(reader, found)
+    if opening.allowed is not None:
+        listed = [source.url for source in relations.sources if source is not None]
+        opening.allowed.check(listed, str(opening), links=True)
     found.tally["arrays"] = len(relations.arrays)
     found.tally["sources"] = len(relations.sources)
     paths = _wanted(relations, variables)
@@ -95,7 +100,7 @@ def _verify(
         return
     with (
         Archive(opening) as archive,
-        closing(Originals(lineage.stores, opening.storage_options)) as originals,
+        closing(Originals(lineage.stores, opening.storage_options, _allowed(reader, opening))) as originals,
     ):
         Comparison(
             archive=archive,
@@ -110,6 +115,13 @@ def _verify(
             workers=workers,
             seed=seed,
         ).run()
+
+
+def _allowed(reader: ManifestReader, opening: Opening) -> Allowed | None:
+    """Where the libraries that read the originals may look for other files."""
+    if isinstance(reader, MemoryReader):  # a file that was scanned on the spot, in this process
+        return replace(opening, manifest=None).allowed
+    return opening.allowed
 
 
 def _kept_all(reader: ManifestReader, opening: Opening) -> bool:

@@ -158,3 +158,31 @@ def test_an_object_that_changes_meanwhile(
     monkeypatch.setattr(type(fs), "_call_s3", call)
     with pytest.raises(refindex.SourceError, match=r"changing.nc changed while it was scanned: size was"):
         scan_source(url, storage_options=options)
+
+
+@pytest.mark.timeout(120)
+def test_the_first_read_checks_without_a_request_of_its_own(
+    s3: tuple[Any, dict[str, Any], Log], tmp_path: Path
+) -> None:
+    fs, options, log = s3
+    path = tmp_path / "checked.h5"
+    values = np.arange(400_000, dtype="i4")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", data=values, chunks=(1000,))
+    url = put(fs, path)
+    refindex.scan(url, storage_options=options).save(tmp_path / "a.refindex")
+    with refindex.open(tmp_path / "a.refindex", storage_options=options) as archive:
+        log.lines.clear()
+        np.testing.assert_array_equal(archive["a"][10:20].compute(), values[10:20])
+        assert len(log.lines) == 1, log.lines
+        np.testing.assert_array_equal(archive["a"][300_000:300_010].compute(), values[300_000:300_010])
+        assert len(log.lines) == 2, log.lines
+    for size in (400_000, 100):  # of the same size, and so short that the range is none any more
+        with h5py.File(path, "w") as file:
+            file.create_dataset("a", data=values[:size] + 1, chunks=(100,) if size < 1000 else (1000,))
+        put(fs, path)
+        with (
+            refindex.open(tmp_path / "a.refindex", storage_options=options) as archive,
+            pytest.raises(refindex.StaleSourceError, match=r"checked\.h5 has changed .*(etag|size) was .*--overwrite"),
+        ):
+            archive["a"][300_000:300_010].compute()

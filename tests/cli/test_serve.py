@@ -54,6 +54,9 @@ def test_it_serves_until_it_is_told_to_stop(archive: Path, weather: Path, told: 
         assert found is not None, line
         assert found[1] == str(archive)
         assert found[3] == f"{weather.parent}/"
+        assert process.stdout is not None
+        places = process.stdout.readline().removeprefix("may read what lies below ").rstrip("\n").split(", ")
+        assert sorted(places) == sorted([str(weather.parent), str(archive.parent)])
         with refindex.open(archive) as opened:
             assert get(f"{found[2]}t2m/c/0/0/0") == opened.store.keys.read("t2m/c/0/0/0")
             assert get(f"{found[2]}plain/t2m/c/0/0/0") == opened.plain_store.keys.read("t2m/c/0/0/0")

@@ -8,19 +8,14 @@ some of them crash libhdf5; a file that takes its child down is tried once more 
 from __future__ import annotations
 
 import csv
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(os.environ.get("REFINDEX_CORPUS", Path(__file__).parents[3] / "shared" / "corpus"))
-
-# libhdf5 reads beyond the end of this damaged chunk: what it returns changes from run to run.
-NOT_REPEATABLE = {("cve-2025-2308.h5", "Scale_offset_long_long_data_le")}
+sys.path.insert(0, str(Path(__file__).parent))
+from corpus import NOT_REPEATABLE, ROOT, judge
 
 pytestmark = [
     pytest.mark.skipif(not (ROOT / "catalog.csv").exists(), reason="the corpus of real files is not here"),
@@ -31,28 +26,6 @@ pytestmark = [
 def files() -> list[str]:
     with (ROOT / "catalog.csv").open(newline="") as catalog:
         return [row["path"] for row in csv.DictReader(catalog) if row["format"].startswith(("hdf5", "netcdf4"))]
-
-
-def judge(paths: list[str]) -> list[dict[str, Any]]:
-    """Compare files in a child process; one that crashes it gets an entry that says so."""
-    verdicts: list[dict[str, Any]] = []
-    while paths:
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("judge.py")), *(str(ROOT / p) for p in paths)],
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        verdicts += found
-        scanned = {line.partition(" ")[2] for line in done.stdout.splitlines() if line.startswith("scanned ")}
-        paths = paths[len(found) :]
-        if paths:
-            ours = str(ROOT / paths[0]) not in scanned
-            verdicts.append({"file": paths[0], "crash": done.returncode, "ours": ours})
-            paths = paths[1:]
-    return verdicts
 
 
 def test_every_dataset_is_right_or_reported(record_property: Any, capsys: pytest.CaptureFixture[str]) -> None:

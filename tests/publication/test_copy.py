@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import apsw
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from altered import altering
 from hypothesis import given, settings
 from manifests import array_node, assert_equal, make_manifest, make_source, manifests, read
 
@@ -24,6 +25,7 @@ from refindex.access import urls
 from refindex.model.change import Change
 from refindex.storage import parquet, tables
 from refindex.storage.parquet import merge
+from refindex.storage.sqlite import database
 
 KINDS = ("refindex", "sqlite")
 PAIRS = list(itertools.product(("memory", *KINDS), KINDS))
@@ -164,7 +166,7 @@ def test_sqlite_has_no_rows_of_old_versions(tmp_path: Path) -> None:
         table = ChunkTable.from_columns(chunk=range(5000), source=0, offset=np.arange(5000) + edition, length=1)
         make_manifest({"a": table}).save(out, overwrite=edition > 0)
     copy(out, tmp_path / "b.sqlite")
-    with closing(sqlite3.connect(tmp_path / "b.sqlite")) as db:
+    with altering(tmp_path / "b.sqlite") as db:
         assert db.execute("SELECT count(*), max(added), count(removed) FROM chunk").fetchone() == (5000, 0, 0)
         assert db.execute("PRAGMA freelist_count").fetchone() == (0,)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -175,11 +177,11 @@ def test_a_writer_that_waits_while_its_file_is_replaced_is_refused(tmp_path: Pat
     """What it would write would be lost, and its journal would be taken for that of the new file."""
     out = tmp_path / "a.sqlite"
     copy(make_manifest({"a": ChunkTable.empty()}), out)
-    waiting = sqlite3.connect(out, isolation_level=None)
+    waiting = database.connect(out, urls.absolute(out), write=True)
     waiting.execute("SELECT * FROM version").fetchall()
     copy(make_manifest({"b": ChunkTable.empty()}), out, overwrite=True)
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        waiting.executescript("BEGIN IMMEDIATE; DELETE FROM version; COMMIT")
+    with pytest.raises(apsw.ReadOnlyError, match="readonly"):
+        waiting.execute("BEGIN IMMEDIATE; DELETE FROM version; COMMIT").fetchall()
     waiting.close()
     assert list(read(out).arrays) == ["b"]
 
@@ -199,7 +201,7 @@ def test_a_commit_meanwhile_is_a_conflict(tmp_path: Path) -> None:
         assert not list(tmp_path.glob(".*"))
 
 
-DAMAGE: dict[str, Callable[[sqlite3.Connection], object]] = {
+DAMAGE: dict[str, Callable[[apsw.Connection], object]] = {
     "there is no source": lambda db: db.execute("UPDATE chunk SET source = NULL WHERE chunk = 5"),
     "another length": lambda db: db.execute("UPDATE chunk SET length = 7 WHERE data IS NOT NULL"),
     "a negative offset": lambda db: db.execute('UPDATE chunk SET "offset" = -1 WHERE chunk = 5'),
@@ -211,7 +213,7 @@ DAMAGE: dict[str, Callable[[sqlite3.Connection], object]] = {
 def test_a_damaged_archive_is_not_copied(what: str, to: str, tmp_path: Path) -> None:
     table = ChunkTable.from_columns(chunk=range(10), source=0, offset=range(10), length=10)
     make_manifest({"a": table, "t": ChunkTable.inline([(0, b"x")])}).save(tmp_path / "a.sqlite")
-    with closing(sqlite3.connect(tmp_path / "a.sqlite")) as db, db:
+    with altering(tmp_path / "a.sqlite") as db:
         DAMAGE[what](db)
     with pytest.raises(refindex.ManifestError, match="damaged"):
         copy(tmp_path / "a.sqlite", tmp_path / f"b.{to}")

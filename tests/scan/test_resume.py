@@ -225,7 +225,7 @@ def test_what_another_scan_has_kept(folder: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
     holding = Spool.resume(kept)
-    holding.begin({"variables": None}, urls)
+    holding.begin({"variables": None, "checksum": False}, urls)
     with pytest.raises(refindex.ConflictError, match="another process is scanning"):
         refindex.scan(folder, resume=kept)
     with pytest.raises(refindex.ConflictError):
@@ -271,7 +271,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]
         # Twice: what the first one has written behind what was spoiled is right as well.
         for _ in range(times):
             spool = Spool.resume(top / "kept")
-            missing = spool.begin({"variables": None}, urls)
+            missing = spool.begin({"variables": None, "checksum": False}, urls)
             names += [Path(url).stem for url in missing]
             found = scan_many(urls, spool=spool)
             for url in urls:
@@ -335,5 +335,5 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
     scan_many(urls, spool=spool)
     spool.close()
     spool = Spool.resume(tmp_path / "kept")
-    assert spool.begin({"variables": None}, urls) == []
+    assert spool.begin({"variables": None, "checksum": False}, urls) == []
     assert [spool.files[url].sources[0].url for url in urls] == urls

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from altered import altering
 
 import refindex
 
@@ -110,9 +111,8 @@ def test_a_newer_format(box: Path) -> None:
     lines = [json.loads(line) for line in entry.read_text().splitlines()]
     next(line for line in lines if "metaData" in line)["metaData"]["configuration"]["refindex.format"] = "2"
     entry.write_text("\n".join(map(json.dumps, lines)))
-    with sqlite3.connect(box / "a.sqlite") as db:
+    with altering(box / "a.sqlite") as db:
         db.execute("PRAGMA user_version=2")
-    db.close()
     for name in ("a.refindex", "a.sqlite"):
         with pytest.raises(refindex.ManifestError, match=r"format 2; .* reads format 1. Upgrade"):
             refindex.open(box / name)
@@ -157,11 +157,9 @@ def test_a_truncated_sqlite_file(box: Path, keep: int, expected: dict[str, bytes
     ],
 )
 def test_rows_that_contradict_each_other(box: Path, statement: str) -> None:
-    db = sqlite3.connect(box / "a.sqlite")
-    with db:
+    with altering(box / "a.sqlite") as db:
         db.execute(statement)
-    db.close()
-    with pytest.raises((refindex.RefindexError,)):
+    with pytest.raises(refindex.RefindexError, match=r"a\.sqlite|w\.nc|/t2m"):
         everything(box / "a.sqlite")
 
 

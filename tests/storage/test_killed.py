@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import apsw
 import pytest
 from manifests import make_manifest
 from test_versions import append, read_state
@@ -181,15 +182,15 @@ def kill_at_sqlite(number: int) -> None:
     real = database.connect
     count = itertools.count()
 
-    def step(*_: object) -> int:
+    def step(*_: object) -> bool:
         if next(count) == number:
             die()
-        return 0
+        return False
 
     def connect(path: Path, url: str, *, write: bool = False) -> object:
         db = real(path, url, write=write)
         if write:
-            db.set_trace_callback(step)
+            db.trace_v2(apsw.SQLITE_TRACE_STMT, step)
             db.set_progress_handler(step, 200)
         return db
 

@@ -23,6 +23,7 @@ from refindex.model.manifest import Array, Status
 from refindex.model.zarr_v3 import array_document, dumps
 from refindex.scan.cf import Attributes, document_attributes
 from refindex.scan.hdf5.attributes import AttributesRead
+from refindex.scan.hdf5.claims import check_claims
 from refindex.scan.hdf5.external import store_external
 from refindex.scan.hdf5.index import FileIndex
 from refindex.scan.hdf5.known import Outline
@@ -96,6 +97,7 @@ def compile_dataset(
         stored = Stored(grid=grid, codecs=[codec], chunks=ChunkTable.empty(), status=Status.INLINED)
         outline = _outline(stored, data_type, fill, served, kind, dims, attributes)
     elif kind.stored is None:
+        check_claims(found, index)
         objects = inline_objects(dataset, extended)
         stored = Stored(
             grid=objects.grid,
@@ -107,6 +109,8 @@ def compile_dataset(
         attributes.values |= objects.attributes
         outline = _outline(stored, objects.data_type, objects.fill_value, None, kind, dims, attributes)
     else:
+        if is_foreign(kind.stored):  # their values are looked at
+            check_claims(found, index)
         plan = _plan(found, kind, kind.stored, extended)
         stored = _store(found, plan, index, is_coordinate=is_coordinate)
         known = index.files.known.outlines
@@ -186,6 +190,7 @@ def _store(found: Found, plan: Plan, index: FileIndex, *, is_coordinate: bool) -
         grid = ChunkGrid.regular(plan.shape, tuple(max(1, n) for n in plan.shape))
         return Stored(grid=grid, codecs=[bytes_codec(plan.served)], chunks=ChunkTable.empty(), status=Status.INLINED)
     if small or layout == h5d.COMPACT:
+        check_claims(found, index)
         return inline(dataset, plan, found)
     if layout == h5d.CONTIGUOUS:
         return contiguous(dataset, plan, index)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from h5py import h5a, h5d, h5ds, h5i, h5s, h5t
 
+from refindex.errors import RefindexError
 from refindex.model.encoding import BITSHUFFLE, BLOSC, BZIP2, DEFLATE, FLETCHER32, LZF, SHUFFLE, SZIP, ZSTD
 from refindex.scan.hdf5.objects import is_variable
 from refindex.scan.hdf5.plain_attributes import fixed_text, integers, scale_addresses
@@ -28,6 +29,9 @@ NON_COORDINATE = "_nc4_non_coord_"
 
 ADDED_OBJECTS = 1 << 22
 """Values of variable length are kept in the manifest: so many fill values are added to them at most."""
+
+_LIBRARY_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError, OverflowError)
+"""What h5py raises where attributes are damaged."""
 
 _LOSSLESS = {DEFLATE, SHUFFLE, FLETCHER32, SZIP, BZIP2, LZF, BLOSC, BITSHUFFLE, ZSTD}
 """Filters that keep every value."""
@@ -80,14 +84,21 @@ def read_dimensions(datasets: Sequence[Found]) -> Dimensions:
     """Name the axes of all datasets of a file."""
     result = Dimensions()
     for found in datasets:
-        if found.address not in result.scales and _is_scale(found):
-            result.scales[found.address] = _read_scale(found)
+        try:
+            if found.address not in result.scales and _is_scale(found):
+                result.scales[found.address] = _read_scale(found)
+        except _LIBRARY_ERRORS as error:
+            _failed(found, "whether it is a dimension scale", error, result)
     by_dimid = {scale.dimid: scale for scale in result.scales.values() if scale.dimid is not None}
     for address, scale in result.scales.items():
         result.lengths[address] = scale.shape[0] if scale.shape else 0
     unnamed: list[Found] = []
     for found in datasets:
-        axes = _axes(found, result, by_dimid)
+        axes = None
+        try:
+            axes = _axes(found, result, by_dimid)
+        except _LIBRARY_ERRORS as error:
+            _failed(found, "which dimensions it has", error, result)
         if axes is None:
             unnamed.append(found)
             continue
@@ -100,6 +111,15 @@ def read_dimensions(datasets: Sequence[Found]) -> Dimensions:
                 result.scales[address].name if address is not None else f"dim_{i}" for i, address in enumerate(axes)
             )
     return result
+
+
+def _failed(found: Found, what: str, error: Exception, result: Dimensions) -> None:
+    """Note what cannot be read, unless it is the file as a whole that cannot be."""
+    if isinstance(error, RefindexError):
+        raise error
+    if found.origin.blocks is not None:
+        found.origin.blocks.check()
+    result.notes.append((found.path, f"{what} cannot be read: {error}"))
 
 
 def _is_scale(found: Found) -> bool:

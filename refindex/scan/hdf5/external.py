@@ -129,7 +129,13 @@ def _pieces(creation: h5p.PropDCID, index: FileIndex, total: int) -> Iterator[Pi
         if start >= total:
             return
         name = raw.decode("utf-8", "surrogateescape")
-        url = locate(name, index.url, prefix=RAW_PREFIX, storage_options=index.storage_options)
+        url = locate(
+            name,
+            index.url,
+            prefix=RAW_PREFIX,
+            storage_options=index.storage_options,
+            allowed=index.files.allowed,
+        )
         source = index.source_number(url)
         rest = total - start
         length = rest if size == h5f.UNLIMITED or size >= rest else int(size)

@@ -80,7 +80,13 @@ def open_linked(origin: FileIndex, filename: bytes) -> FileIndex:
     """The file that an external link names, open until the scan ends."""
     name = filename.decode("utf-8", "surrogateescape")
     return origin.files.keep(
-        locate(name, origin.url, prefix=LINK_PREFIX, storage_options=origin.storage_options),
+        locate(
+            name,
+            origin.url,
+            prefix=LINK_PREFIX,
+            storage_options=origin.storage_options,
+            allowed=origin.files.allowed,
+        ),
     )
 
 

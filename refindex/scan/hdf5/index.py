@@ -20,6 +20,7 @@ from refindex.access.blocks import KEPT, RemoteBlocks
 from refindex.access.files import StorageOptions, open_reader, reading
 from refindex.access.gather import Gatherer, LocalGatherer, drive_together
 from refindex.access.transport import RemoteStats
+from refindex.access.trust import Allowed
 from refindex.errors import FormatError, UnsupportedError
 from refindex.model.encoding import Filter
 from refindex.model.manifest import Source
@@ -29,7 +30,7 @@ from refindex.scan.hdf5.family import read_family
 from refindex.scan.hdf5.known import Known
 from refindex.scan.hdf5.object_header import LAYOUT_MESSAGE, read_layout
 from refindex.scan.hdf5.opening import opened
-from refindex.scan.hdf5.other_files import file_key
+from refindex.scan.hdf5.other_files import check_place, file_key
 from refindex.scan.hdf5.plain import PlainFile
 from refindex.scan.hdf5.superblock import Superblock, read_superblock
 from refindex.scan.hdf5.walk import Found
@@ -75,6 +76,8 @@ class FileIndex:
         self.storage_options = storage_options
         self.family = read_family(file.filename) if file.driver == "family" else None
         if self.family is not None:
+            for member in self.family.members[1:]:
+                check_place(member.url, files.allowed)
             self.size = self.family.size
         self._user_block = file.userblock_size
         self._stack = contextlib.ExitStack()
@@ -225,15 +228,18 @@ class FileIndex:
 
     def check_range(self, offset: npt.NDArray[np.int64], length: npt.NDArray[np.int64]) -> None:
         """Refuse data that ends beyond the file."""
-        if len(offset) and int((offset + length).max()) > self.size:
-            raise FormatError(f"data ends at byte {int((offset + length).max())} of a file of {self.size} bytes")
+        # Compared before they are added: the end of a hostile one may be more than an int64 holds.
+        over = offset > self.size - length
+        if over.any():
+            row = int(np.argmax(over))
+            raise FormatError(f"data ends at byte {int(offset[row]) + int(length[row])} of a file of {self.size} bytes")
 
 
 class OpenFiles:
     """The files that one scan reads: the scanned one, and those that it names. Each is opened once.
 
     ``blocks`` are those of the scanned file, if it is remote; the requests of others are counted in ``stats``.
-    ``known`` is what files before this one have told.
+    ``known`` is what files before this one have told; ``allowed`` where others may be, anywhere if None.
     """
 
     def __init__(
@@ -243,8 +249,10 @@ class OpenFiles:
         blocks: RemoteBlocks | None = None,
         stats: RemoteStats | None = None,
         known: Known | None = None,
+        allowed: Allowed | None = None,
     ) -> None:
         self.known = Known() if known is None else known
+        self.allowed = allowed
         self._options = storage_options
         self._blocks = blocks
         self._stats = stats

@@ -10,6 +10,9 @@ How libhdf5 finds them (``H5F_prefix_open_file`` in H5Fint.c, ``H5D__efl_read`` 
   working directory*, wherever the HDF5 file is. With the prefix ``${ORIGIN}`` it is the HDF5 file's directory: that
   is where writers put it, and what is done here.
 
+A name may lead anywhere on this machine: what is not in or below the folders that the person who scans has named, or
+allowed, is not followed (see :mod:`refindex.access.trust`).
+
 What a name means must not depend on where a scan is started or on the environment: those places are never
 looked up, and a name that libhdf5 would find in one of them *instead* is refused.
 """
@@ -22,26 +25,54 @@ from pathlib import Path
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions, open_reader
+from refindex.access.trust import Allowed
 from refindex.errors import NotFoundError, UnsupportedError
 
 VDS_PREFIX, LINK_PREFIX, RAW_PREFIX = "HDF5_VDS_PREFIX", "HDF5_EXT_PREFIX", "HDF5_EXTFILE_PREFIX"
 
 
-def locate(name: str, origin: str, *, prefix: str, storage_options: StorageOptions = None) -> str:
+def locate(
+    name: str,
+    origin: str,
+    *,
+    prefix: str,
+    storage_options: StorageOptions = None,
+    allowed: Allowed | None = None,
+) -> str:
     """The absolute URL of a file that the file at the URL ``origin`` names.
 
-    ``prefix`` is the variable of the environment that would change the meaning.
+    ``prefix`` is the variable of the environment that would change the meaning; ``allowed`` says where it may be,
+    anywhere if None.
 
     Raises
     ------
     UnsupportedError
-        If it is not there, or libhdf5 would take another one here and now.
+        If it is not there, or where it may not be; if libhdf5 would take another one here and now.
     """
+    url = _locate(name, origin, prefix=prefix, storage_options=storage_options, allowed=allowed)
+    check_place(url, allowed)
+    return url
+
+
+def check_place(url: str, allowed: Allowed | None) -> None:
+    """Refuse a file that may not be read.
+
+    Raises
+    ------
+    UnsupportedError
+        Naming it, and what allows it.
+    """
+    objection = None if allowed is None else allowed.objection(url)
+    if objection is not None:
+        raise UnsupportedError(objection)
+
+
+def _locate(name: str, origin: str, *, prefix: str, storage_options: StorageOptions, allowed: Allowed | None) -> str:
     absolute = posixpath.isabs(name)
     if not name or "\0" in name:
         raise UnsupportedError(f"the file name {name!r}")
     if not urls.is_local(origin):
-        return _locate_remote(name, origin, prefix=prefix, storage_options=storage_options)
+        return _locate_remote(name, origin, prefix=prefix, storage_options=storage_options, allowed=allowed)
     if absolute and Path(name).is_file():
         return urls.absolute(_plain(name))
     if absolute and prefix == RAW_PREFIX:
@@ -80,7 +111,9 @@ def _plain(path: str) -> str:
     return os.path.join(os.path.realpath(parent), name)  # noqa: PTH118
 
 
-def _locate_remote(name: str, origin: str, *, prefix: str, storage_options: StorageOptions) -> str:
+def _locate_remote(
+    name: str, origin: str, *, prefix: str, storage_options: StorageOptions, allowed: Allowed | None
+) -> str:
     """Absolute names are paths of the machine that wrote the file: only their last part can be beside it."""
     if posixpath.isabs(name) and prefix == RAW_PREFIX:
         raise UnsupportedError(f"the file {name}: an absolute name in a file that is not on this machine")
@@ -93,6 +126,7 @@ def _locate_remote(name: str, origin: str, *, prefix: str, storage_options: Stor
         raise UnsupportedError(f"the file {name}: outside of {urls.parent(head)}")
     links[at] = f"{protocol}{separator}{joined}"
     url = "::".join(links)
+    check_place(url, allowed)  # before anything is asked of a server
     try:
         open_reader(url, storage_options).identity()
     except NotFoundError as error:

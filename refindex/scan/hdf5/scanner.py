@@ -14,6 +14,7 @@ from functools import partial
 from refindex.access import urls
 from refindex.access.blocks import RemoteBlocks
 from refindex.access.files import StorageOptions
+from refindex.access.trust import Allowed
 from refindex.errors import FormatError, RefindexError, SourceError, UnsupportedError
 from refindex.model.manifest import Array, Manifest, Node, ReportEntry, ScanReport, Source, Status
 from refindex.model.zarr_v3 import dumps, group_document
@@ -60,6 +61,7 @@ def scan_hdf5(
     storage_options: StorageOptions = None,
     blocks: RemoteBlocks | None = None,
     known: Known | None = None,
+    allowed: Allowed | None = None,
 ) -> Manifest:
     """Index one file.
 
@@ -73,6 +75,8 @@ def scan_hdf5(
         The file, if it is remote and already open.
     known:
         What other files of the same scan have told, and this one adds to.
+    allowed:
+        Where files may be that it refers to; anywhere if None.
 
     Raises
     ------
@@ -82,7 +86,7 @@ def scan_hdf5(
         If it cannot be read.
     """
     stats = None if blocks is None else blocks.stats
-    with OpenFiles(storage_options, blocks=blocks, stats=stats, known=known) as files:
+    with OpenFiles(storage_options, blocks=blocks, stats=stats, known=known, allowed=allowed) as files:
         index = files.keep(source.url, source)
         scan = _Scan(source=source, where=urls.display(source.url), index=index)
         if index.note:

@@ -71,7 +71,10 @@ def contiguous(dataset: h5d.DatasetID, plan: Plan, index: FileIndex) -> Stored:
     # Behind a user block libhdf5 adds its size to the address "undefined": only the storage size tells.
     if offset is None or dataset.get_storage_size() == 0:
         return Stored(grid=grid, codecs=codecs, chunks=ChunkTable.empty(), reason="nothing is written")
-    index.check_range(cut.offset, cut.length)
+    # Before it is cut: a tiny file can claim more chunks than there is memory for.
+    end = offset + stored_size * math.prod(plan.shape)
+    if end > index.size:
+        raise FormatError(f"data ends at byte {end} of a file of {index.size} bytes")
     encodings = [make_encoding(dataset, plan, cut.chunk_shape, ())]
     if cut.short.any():
         encodings.append(make_encoding(dataset, plan, cut.edge_shape, ()))

@@ -114,7 +114,14 @@ def source_file(index: FileIndex, name: str) -> FileIndex:
     if name == ".":
         return index
     try:
-        return index.files.use(locate(name, index.url, prefix=VDS_PREFIX, storage_options=index.storage_options))
+        url = locate(
+            name,
+            index.url,
+            prefix=VDS_PREFIX,
+            storage_options=index.storage_options,
+            allowed=index.files.allowed,
+        )
+        return index.files.use(url)
     except RefindexError as error:
         raise UnsupportedError(
             f"a source of this virtual dataset: {error}; libhdf5 would read fill values without a word"
@@ -184,7 +191,14 @@ def _require_raw(index: FileIndex, origin: FileIndex, creation: h5p.PropDCID) ->
             raise UnsupportedError(
                 f"a source is in the external file {name!r}: libhdf5 looks for it in the current directory"
             )
-        index.source_number(locate(name, origin.url, prefix=RAW_PREFIX, storage_options=index.storage_options))
+        url = locate(
+            name,
+            origin.url,
+            prefix=RAW_PREFIX,
+            storage_options=index.storage_options,
+            allowed=index.files.allowed,
+        )
+        index.source_number(url)
 
 
 def _names(mapping: Mapping, shape: tuple[int, ...]) -> Iterator[tuple[str, str]]:

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from refindex.scan.hdf5.index import FileIndex
 
 MAX_OBJECTS = 1_000_000
-"""Paths followed in one file at most: aliases of groups can multiply without bound."""
+"""Paths followed in one file at most."""
+
+_NO_NAMES = frozenset((b"", b".", b".."))
+
+MAX_REPEATED = 20_000
+"""Paths followed at most below groups that were listed at another path before. Each group with two links to the next
+doubles them: a file of 40 groups can have a million million paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,15 +170,28 @@ def walk(index: FileIndex) -> Walk:
     """
     result = Walk()
     root = h5g.open(index.file.id, b"/")
-    stack: list[tuple[Found, frozenset[tuple[str, int]]]] = [
-        (Found(path="", address=object_address(root)[1], id=root, origin=index), frozenset())
-    ]
+    # With each group goes how many are above it.
+    stack = [(Found(path="", address=object_address(root)[1], id=root, origin=index), 0)]
+    # The keys of the group that is listed and of those above it, in order and as a set; and of all that were listed.
+    trail: list[tuple[str, int]] = []
+    above: set[tuple[str, int]] = set()
+    listed: set[tuple[str, int]] = set()
+    repeated = left_out = 0
     while stack:
-        group, above = stack.pop()
+        group, depth = stack.pop()
+        if group.key in listed and repeated > MAX_REPEATED:
+            left_out += 1
+            continue
         result.groups.append(group)
-        below: list[tuple[Found, frozenset[tuple[str, int]]]] = []
-        above |= {group.key}
-        for raw, address in _links(group, result):
+        below: list[tuple[Found, int]] = []
+        above.difference_update(trail[depth:])
+        del trail[depth:]
+        trail.append(group.key)
+        above.add(group.key)
+        links = _links(group, result)
+        repeated += 1 + len(links) if group.key in listed else 0
+        listed.add(group.key)
+        for raw, address in links:
             if len(result.groups) + len(result.datasets) + len(stack) > MAX_OBJECTS:
                 result.passed.append(
                     (
@@ -181,7 +200,8 @@ def walk(index: FileIndex) -> Walk:
                         f"the file has more than {MAX_OBJECTS} paths; the rest is left out",
                     )
                 )
-                return result
+                stack.clear()
+                break
             path = f"{group.path}/{raw.decode(errors='backslashreplace')}".lstrip("/")
             try:
                 found = _follow(group, raw, path, address)
@@ -200,8 +220,18 @@ def walk(index: FileIndex) -> Walk:
                     (path, Status.UNSERVED, "a link back to a group that contains it; Zarr has no cycles")
                 )
             else:
-                below.append((found, above))
-        stack.extend(reversed(below))
+                below.append((found, depth + 1))
+        else:
+            stack.extend(reversed(below))
+    if left_out:
+        result.passed.append(
+            (
+                "",
+                Status.UNSERVED,
+                f"groups that lie at other paths, too, are left out at {left_out} or more paths: {MAX_REPEATED} paths "
+                "into groups that were listed before are followed",
+            )
+        )
     return result
 
 
@@ -257,7 +287,7 @@ def _follow(group: Found, raw: bytes, path: str, address: int | None) -> Found |
     if not isinstance(opened, h5g.GroupID | h5d.DatasetID):
         return None
     field_name(raw)
-    if "/" in path and any(part in ("", ".", "..") for part in path.split("/")):
+    if not _NO_NAMES.isdisjoint(raw.split(b"/")):
         raise UnsupportedError("a name that Zarr does not allow")
     if address is None or origin.plain is None:  # the address in a link is that of a file without a user block
         address = object_address(opened)[1]

@@ -13,6 +13,7 @@ from refindex.access import urls
 from refindex.access.files import LocalFile, StorageOptions, modification_time, reading
 from refindex.access.identity import entity_tag
 from refindex.access.options import filesystem
+from refindex.access.trust import Allowed
 from refindex.errors import NotFoundError, SourceError, UnsupportedError
 from refindex.model.manifest import Source
 from refindex.scan.zarr.listing import MARKERS, MAX_OBJECTS, NO_TIME, IntArray, Listing, Rows, too_many
@@ -49,23 +50,25 @@ class LocalFolder:
 
     whole: Source | None = None
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, allowed: Allowed | None = None) -> None:
         self.url = url
         self._root = str(urls.local_path(url))
+        self._allowed = allowed
         self.listing = self._list()
 
     def _list(self) -> Listing:
         names: list[str] = []
         size: list[int] = []
         mtime: list[int] = []
+        refused: dict[str, str] = {}
         with reading(self.url, "listing it"):
-            for name, status in _walk(self._root):
+            for name, status in _walk(self._root, self._allowed, refused):
                 names.append(name)
                 size.append(status.st_size)
                 mtime.append(status.st_mtime_ns // 1000)
                 if len(names) > MAX_OBJECTS:
                     raise too_many()
-        return Listing.of(names, size, mtime)
+        return Listing.of(names, size, mtime, refused=refused)
 
     def again(self) -> Listing:
         """What the folder holds now."""
@@ -86,8 +89,9 @@ class LocalFolder:
         return out
 
 
-def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Files below a folder: name relative to it, status. Links are followed, but not into a folder around them."""
+def _walk(root: str, allowed: Allowed | None, refused: dict[str, str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Files below a folder: name relative to it, status. Links are followed, but not into a folder around them, nor to
+    what may not be read: these are ``refused``."""
     stack = [(root, "", 0)]
     while stack:
         folder, prefix, depth = stack.pop()
@@ -95,6 +99,11 @@ def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
             raise UnsupportedError(f"folders are nested deeper than {_MAX_DEPTH}: {folder}")
         with os.scandir(folder) as entries:
             for entry in entries:
+                if allowed is not None and entry.is_symlink():
+                    why = allowed.objection(f"file://{entry.path}")
+                    if why is not None:
+                        refused[f"{prefix}{entry.name}{'/' if entry.is_dir() else ''}"] = why
+                        continue
                 if entry.is_dir():
                     if not (entry.is_symlink() and _leads_back(entry.path, folder)):
                         stack.append((entry.path, f"{prefix}{entry.name}/", depth + 1))

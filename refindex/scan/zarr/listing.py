@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -34,13 +34,15 @@ class Listing:
     """All objects below a store's root, sorted by name.
 
     ``names`` are relative to the root; ``size`` is in bytes; ``mtime`` in microseconds since 1970 UTC or ``NO_TIME``;
-    ``etag`` is None where no object has one.
+    ``etag`` is None where no object has one. ``refused`` are links that are not followed (of folders, with a slash at
+    the end), and why not.
     """
 
     names: list[str]
     size: IntArray
     mtime: IntArray
     etag: list[str | None] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -49,6 +51,7 @@ class Listing:
         size: Sequence[int],
         mtime: Sequence[int],
         etag: list[str | None] | None = None,
+        refused: Mapping[str, str] | None = None,
     ) -> Listing:
         """A listing from columns in any order."""
         if len(names) > MAX_OBJECTS:
@@ -59,6 +62,7 @@ class Listing:
             size=np.asarray(size, dtype=np.int64)[order],
             mtime=np.asarray(mtime, dtype=np.int64)[order],
             etag=[etag[i] for i in order] if etag is not None and any(etag) else None,
+            refused=refused or {},
         )
 
     def __len__(self) -> int:

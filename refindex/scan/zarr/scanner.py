@@ -14,6 +14,7 @@ import numpy as np
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions
+from refindex.access.trust import Allowed
 from refindex.errors import FormatError, SourceError, UnsupportedError
 from refindex.model.chunks import INLINE
 from refindex.model.manifest import EMPTY_ROOT, Array, Manifest, Node, ReportEntry, ScanReport, Source, Status
@@ -43,9 +44,15 @@ class _Scan:
 
 
 def scan_folder(
-    url: str, *, variables: Collection[str] | None = None, storage_options: StorageOptions = None
+    url: str,
+    *,
+    variables: Collection[str] | None = None,
+    storage_options: StorageOptions = None,
+    allowed: Allowed | None = None,
 ) -> Manifest:
     """Index a store in a folder. Every chunk file is a source of its own.
+
+    ``allowed`` says where symbolic links in it may lead, anywhere if None.
 
     A folder has no identity as a file has: it is listed before and after, and both listings (names, sizes, times,
     entity tags) must be the same.
@@ -58,7 +65,7 @@ def scan_folder(
         If nothing of it can be served.
     """
     url = url.rstrip("/") if urls.is_local(url) else url
-    folder = LocalFolder(url) if urls.is_local(url) else RemoteFolder(url, storage_options)
+    folder = LocalFolder(url, allowed) if urls.is_local(url) else RemoteFolder(url, storage_options)
     manifest = _scan(folder, variables)
     change = folder.listing.difference(folder.again())
     if change is not None:
@@ -88,6 +95,8 @@ def _scan(objects: Objects, variables: Collection[str] | None) -> Manifest:
         scan.sources.append(objects.whole)
     for note in hierarchy.notes:
         scan.report("", Status.NOTE, note)
+    for link, why in objects.listing.refused.items():
+        scan.report(link.rstrip("/"), Status.UNSERVED, why)
     for path, error in hierarchy.failed.items():
         damaged = "damaged: " if isinstance(error, FormatError) else ""
         scan.report(path, Status.UNSERVED, f"{damaged}{error}")
@@ -228,6 +237,11 @@ def _compile(scan: _Scan, found: Found, path: str) -> tuple[Array, str]:
 def _objects_of(scan: _Scan, found: Found, plan: Plan) -> References:
     """The chunk objects of an array."""
     listing = scan.objects.listing
+    inside = f"{found.path}/" if found.path else ""
+    for link, why in listing.refused.items():
+        # A chunk that is not read must not pass for one that does not exist.
+        if link.startswith(inside) or (inside and inside.startswith(link)):
+            raise UnsupportedError(f"of its files, {link} is not read: {why}")
     rows = listing.below(found.path)
     prefix = len(found.path) + 1 if found.path else 0
     keys = [name[prefix:] for name in listing.names[rows.start : rows.stop]]

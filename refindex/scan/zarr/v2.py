@@ -123,13 +123,11 @@ def _attributes(values: dict[str, Any], dtype: np.dtype[Any] | None, fill: Any, 
         )
     strict, strict_notes = strict_attributes(values)
     raw = strict.get("_FillValue")
-    if raw is not None and dtype is not None and dtype.kind in "iu" and type(raw) is not int:
-        number = float(raw) if isinstance(raw, int | float) else float("nan")
-        if not number.is_integer():
-            strict_notes.append(f"_FillValue {shortened(raw)} is not of the array's type; left out")
-            del strict["_FillValue"]
     if isinstance(raw, list | dict):
         strict_notes.append(f"_FillValue {shortened(raw)} is not one value; left out")
+        del strict["_FillValue"]
+    elif raw is not None and dtype is not None and dtype.kind in "iu" and not _is_whole(raw):
+        strict_notes.append(f"_FillValue {shortened(raw)} is not of the array's type; left out")
         del strict["_FillValue"]
     attributes = Attributes(values=strict, notes=strict_notes)
     with np.errstate(all="ignore"):
@@ -138,6 +136,10 @@ def _attributes(values: dict[str, Any], dtype: np.dtype[Any] | None, fill: Any, 
         result["_FillValue"] = xarray_fill_value(dtype, element(dtype, fill))
     notes += attributes.notes
     return result
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, int) or (isinstance(number, float) and number.is_integer())
 
 
 def strict_attributes(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

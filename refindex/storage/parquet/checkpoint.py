@@ -33,6 +33,7 @@ LAST = "_last_checkpoint"
 _WITHIN = 64 << 10
 """Versions of up to so many bytes are in ``_last_checkpoint`` itself: one request less where nothing can be listed."""
 _TIMESTAMP_KEY = "refindex.timestamp"
+_VERSION_KEY = "refindex.version"
 _CHECKSUM_KEY = "refindex.crc32"
 _WITHIN_KEY = "refindex.entry"
 # The key, and the digits as the next field (2, of type binary) of the footer's key and value, in compact Thrift.
@@ -90,7 +91,8 @@ def encode(snapshot: Snapshot) -> bytes:
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, _SCHEMA, compression="zstd", write_page_checksum=True, store_schema=False) as writer:
         writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
-        writer.add_key_value_metadata({_TIMESTAMP_KEY: str(snapshot.timestamp), _CHECKSUM_KEY: "0" * 8})
+        said = {_TIMESTAMP_KEY: str(snapshot.timestamp), _VERSION_KEY: str(snapshot.version)}
+        writer.add_key_value_metadata(said | {_CHECKSUM_KEY: "0" * 8})
     data = sink.getvalue()
     start, stop = _digits(data)
     return data[:start] + f"{zlib.crc32(data):08x}".encode() + data[stop:]
@@ -118,7 +120,10 @@ def decode(data: bytes, version: int, url: str) -> Snapshot:
         if zlib.crc32(data[:start] + b"0" * 8 + data[stop:]) != int(data[start:stop], 16):
             raise FormatError("it does not have the checksum that it says")
         with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True) as file:
-            timestamp = int(file.metadata.metadata[_TIMESTAMP_KEY.encode()])
+            said = file.metadata.metadata
+            timestamp = int(said[_TIMESTAMP_KEY.encode()])
+            if (found := int(said.get(_VERSION_KEY.encode(), version))) != version:
+                raise FormatError(f"it is that of version {found}")
             rows = file.read().to_pylist()
         snapshot = Snapshot(version=version, timestamp=timestamp)
         for row in rows:
@@ -133,7 +138,9 @@ def decode(data: bytes, version: int, url: str) -> Snapshot:
                 snapshot.files[added.path] = added
     except ManifestError:
         raise
-    except (FormatError, pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        FormatError, pa.ArrowException, OSError, KeyError, TypeError, ValueError, OverflowError, AttributeError,
+    ) as error:  # fmt: skip
         raise FormatError(f"checkpoint {version} is damaged: {error}") from error
     return snapshot
 
@@ -180,12 +187,15 @@ def hint(fs: fsspec.AbstractFileSystem, root: str, url: str) -> Hint | None:
 def _within(said: dict[str, Any], version: int, url: str) -> Snapshot | None:
     """The snapshot that is in ``_last_checkpoint`` itself, None if it is not, or damaged."""
     text = said.get(_WITHIN_KEY)
-    data = text.encode() if isinstance(text, str) else b""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else b""
     sums = log.checksum(data)
     if sums is None or sums[0] != sums[1]:
         return None
+    actions = log.parse(data, version, url)
+    if not log.is_in_place(actions, version):  # the number beside it has no checksum
+        return None
     snapshot = Snapshot(version=-1)
-    log.apply(snapshot, log.parse(data, version, url), version, url)
+    log.apply(snapshot, actions, version, url)
     return snapshot if snapshot.metadata else None
 
 

@@ -94,7 +94,7 @@ def _encode_one(
             for name in bounds.keys() & set(batch.column_names) if len(batch) else ():
                 bounds[name] += pc.min_max(batch.column(name)).as_py().values()
             batch = next(rest, None)
-    data = sink.getbuffer()
+    data = memoryview(sink.getvalue())
     file = DataFile(
         path=path,
         kind=kind,
@@ -182,7 +182,7 @@ class OpenFile:
         groups = []
         for number in range(self._parquet.metadata.num_row_groups):
             metadata = self._parquet.metadata.row_group(number)
-            path, chunk = (metadata.column(names.index(name)).statistics for name in ("path", "chunk"))
+            path, chunk = (self._statistics(metadata, names.index(name)) for name in ("path", "chunk"))
             has_path = path is not None and path.has_min_max
             has_chunk = chunk is not None and chunk.has_min_max
             groups.append(
@@ -195,6 +195,13 @@ class OpenFile:
                 )
             )
         return groups
+
+    def _statistics(self, group: Any, number: int) -> Any:
+        """The statistics of a column; of a type other than the schema's, pyarrow would end the process over them."""
+        column, declared = group.column(number), self._parquet.schema.column(number).physical_type
+        if column.physical_type != declared:
+            raise self.damaged(f"a column of {declared} says that it is one of {column.physical_type}")
+        return column.statistics
 
     def _hold(self, numbers: Sequence[int]) -> None:
         """Fetch what neighbouring row groups take, of a remote file."""

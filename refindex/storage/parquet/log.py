@@ -28,6 +28,7 @@ from refindex.errors import ConflictError, FormatError, ManifestError, SourceErr
 from refindex.model.change import Commit
 from refindex.model.manifest import FORMAT_VERSION
 from refindex.model.zarr_v3 import dumps, loads
+from refindex.storage import disk
 
 LOG = "_delta_log"
 FORMAT_KEY = "refindex.format"
@@ -99,6 +100,10 @@ class DataFile:
         stats = loads(add.get("stats") or "{}", "file statistics")
         least, greatest = (stats.get(name) or {} for name in ("minValues", "maxValues"))
         tags = dict(add.get("tags") or {})
+        for bounds in (least, greatest):
+            path, chunk = bounds.get("path"), bounds.get("chunk")
+            if not isinstance(path, str | None) or not isinstance(chunk, int | None):
+                raise FormatError(f"bounds of a file are {bounds!r}; expected a path and a chunk number")
         return cls(
             path=unquote(add["path"]),
             kind=str(dict(add["partitionValues"])["kind"]),
@@ -190,7 +195,7 @@ def parse(data: bytes, version: int, url: str) -> list[dict[str, Any]]:
             # Before the checksum: what a newer format does about checksums is not known here.
             check_format(action, urls.display(url))
             actions.append(action)
-    except (FormatError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (FormatError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         if isinstance(error, ManifestError):
             raise
         raise ManifestError(f"{where} is damaged: {error}") from error
@@ -199,6 +204,27 @@ def parse(data: bytes, version: int, url: str) -> list[dict[str, Any]]:
         said = "has no checksum" if sums is None else f"has the checksum {sums[1]}, expected {sums[0]}"
         raise ManifestError(f"{where} is damaged: it {said}. Restore it from a copy, or scan again.")
     return actions
+
+
+def check_place(actions: Iterable[Mapping[str, Any]], version: int, url: str) -> None:
+    """Refuse an entry that is in the place of another."""
+    if not is_in_place(actions, version):
+        raise ManifestError(
+            f"{urls.display(url)}: {LOG}/{version:020d}.json is damaged: it is the entry of version "
+            f"{_own(actions)['version']}. Restore it from a copy, or scan again."
+        )
+
+
+def is_in_place(actions: Iterable[Mapping[str, Any]], version: int) -> bool:
+    """Whether an entry is that of a version, as far as it says so: the oldest ones do not."""
+    return bool(_own(actions).get("version", version) == version)
+
+
+def _own(actions: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What refindex alone says of a commit."""
+    info = next((action["commitInfo"] for action in actions if "commitInfo" in action), None)
+    own = info.get("refindex") if isinstance(info, Mapping) else None
+    return own if isinstance(own, Mapping) else {}
 
 
 def check_format(action: Mapping[str, Any], where: str) -> None:
@@ -218,6 +244,7 @@ def check_format(action: Mapping[str, Any], where: str) -> None:
 def apply(snapshot: Snapshot, actions: Iterable[Mapping[str, Any]], version: int, url: str) -> None:
     """Make a snapshot that of the next version."""
     try:
+        actions = list(actions)
         for action in actions:
             if "add" in action:
                 file = DataFile.from_add(action["add"])
@@ -228,7 +255,10 @@ def apply(snapshot: Snapshot, actions: Iterable[Mapping[str, Any]], version: int
                 snapshot.metadata = dict(action["metaData"])
             elif "commitInfo" in action:
                 snapshot.timestamp = int(action["commitInfo"]["timestamp"])
-    except (FormatError, KeyError, TypeError, ValueError, AttributeError) as error:
+        table = snapshot.metadata.get("id")
+        if _own(actions).get("table", table) != table:
+            raise FormatError("it is that of another archive. Restore it from a copy, or scan again")
+    except (FormatError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ManifestError(f"{urls.display(url)}: {LOG}/{version:020d}.json is damaged: {error}") from error
     snapshot.version = version
 
@@ -243,7 +273,7 @@ def describe(actions: Iterable[Mapping[str, Any]], version: int, url: str) -> Co
             operation=str(info["operation"]),
             details=dict(info["refindex"].get("details") or {}),
         )
-    except (StopIteration, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (StopIteration, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ManifestError(f"{urls.display(url)}: {LOG}/{version:020d}.json is damaged: {error}") from error
 
 
@@ -265,8 +295,15 @@ def entry(
     now = snapshot.timestamp
     info = {
         # First, so that the first checksum in the text is that of the entry, whatever the details say. The id makes
-        # entries differ, so that a writer knows its own after a request of which the answer was lost.
-        "refindex": {"crc32": _NO_DIGITS.decode(), "id": uuid.uuid4().hex, "details": dict(details)},
+        # entries differ, so that a writer knows its own after a request of which the answer was lost. Version and table
+        # tell an entry that is in the place of another.
+        "refindex": {
+            "crc32": _NO_DIGITS.decode(),
+            "id": uuid.uuid4().hex,
+            "version": snapshot.version,
+            "table": snapshot.metadata.get("id"),
+            "details": dict(details),
+        },
         "timestamp": now,
         "operation": operation,
         "operationParameters": {},
@@ -368,12 +405,13 @@ def _check_not_expired(fs: fsspec.AbstractFileSystem, root: str, url: str, versi
 
 
 def _link(target: str, data: bytes) -> None:
-    os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120 -- fsspec paths are strings
+    folder = os.path.dirname(target)  # noqa: PTH120 -- fsspec paths are strings
+    disk.make_folder(folder)
     temporary = f"{target}.{uuid.uuid4().hex}.tmp"
     try:
         write_local(temporary, data)
         os.link(temporary, target)
-        sync_folder(os.path.dirname(target))  # noqa: PTH120
+        disk.sync(folder)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)  # noqa: PTH108
@@ -385,12 +423,3 @@ def write_local(path: str, data: bytes | memoryview) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(path: str) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

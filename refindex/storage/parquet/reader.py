@@ -6,6 +6,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -16,16 +18,23 @@ import pyarrow as pa
 from refindex.access import urls
 from refindex.access.files import StorageOptions
 from refindex.access.options import filesystem
-from refindex.errors import FormatError, ManifestError
+from refindex.errors import FormatError, ManifestError, RefindexError
 from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Node, Placement, ScanReport, Source
 from refindex.storage import tables
 from refindex.storage.parquet import versions
 from refindex.storage.parquet.files import OpenFile, rows_of
 from refindex.storage.parquet.log import DataFile
+from refindex.storage.protocol import naming
 
 _CACHE_NBYTES = 64 << 20
 """Decoded row groups kept by one reader."""
+
+_TOGETHER = ("node", "source")
+"""Kinds that are all read when an archive is opened: what it is, and whether it may read what it refers to."""
+
+_AT_ONCE = 16
+"""Small files of a remote archive that are fetched at the same time."""
 
 
 class ParquetReader:
@@ -56,6 +65,7 @@ class ParquetReader:
         self._fs, self._root = filesystem(url, storage_options)
         self._snapshot = versions.snapshot(self._fs, self._root, url, version, log)
         self.version = self._snapshot.version
+        self._local = urls.is_local(url)
         self._lock = threading.RLock()
         self._files: dict[str, OpenFile] = {}
         self._cache: OrderedDict[tuple[str, int], Mapping[str, ChunkTable]] = OrderedDict()
@@ -83,9 +93,28 @@ class ParquetReader:
         """A file by itself, for the caller to read and to close."""
         return OpenFile(self._fs, self._root, self.url, file)
 
+    def _fetch(self, files: list[DataFile]) -> None:
+        """Open files side by side: one after the other, each would be a round trip."""
+        with self._lock:
+            missing = [file for file in files if file.path not in self._files]
+            if len(missing) < 2:
+                return
+
+            def opened(file: DataFile) -> OpenFile | None:
+                with suppress(RefindexError):  # whoever reads it opens it again, and says what is wrong with it
+                    return self.open_file(file)
+                return None
+
+            with ThreadPoolExecutor(min(_AT_ONCE, len(missing))) as pool:
+                for found in pool.map(opened, missing):
+                    if found is not None:
+                        self._files[found.file.path] = found
+
     def _rows(self, kind: str) -> list[dict[str, Any]]:
         """All rows of one of the small kinds."""
         rows: list[dict[str, Any]] = []
+        if kind in _TOGETHER and not self._local:
+            self._fetch([file for each in _TOGETHER for file in self._snapshot.of_kind(each)])
         for file in self._snapshot.of_kind(kind):
             opened = self._open(file)
             with self._lock:
@@ -98,22 +127,26 @@ class ParquetReader:
 
     @cached_property
     def nodes(self) -> Mapping[str, Node]:
-        nodes = {row["path"]: tables.make_node(**row) for row in self._rows("node")}
+        with naming(self.url):
+            nodes = {row["path"]: tables.make_node(**row) for row in self._rows("node")}
         if "" not in nodes:
             raise ManifestError(f"{urls.display(self.url)}: the manifest has no root group")
         return nodes
 
     @cached_property
     def sources(self) -> Sequence[Source]:
-        return tables.make_sources(self._rows("source"), urls.parent(self.url))
+        with naming(self.url):
+            return tables.make_sources(self._rows("source"), urls.parent(self.url))
 
     @cached_property
     def placements(self) -> Sequence[Placement]:
-        return tables.make_placements(self._rows("placement"))
+        with naming(self.url):
+            return tables.make_placements(self._rows("placement"))
 
     @cached_property
     def report(self) -> ScanReport:
-        return tables.make_report(self._rows("report"), urls.parent(self.url))
+        with naming(self.url):
+            return tables.make_report(self._rows("report"), urls.parent(self.url))
 
     def _load(self, opened: OpenFile, number: int) -> Mapping[str, ChunkTable]:
         """The references of a row group, by array."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import batched
 from typing import Any
 
 import fsspec
@@ -130,7 +131,9 @@ class Log:
                 f"{self.where}: log entry {log.LOG}/{version:020d}.json is missing. Restore it from a copy, or scan "
                 "again."
             )
-        return log.parse(data, version, self.url)
+        actions = log.parse(data, version, self.url)
+        log.check_place(actions, version, self.url)
+        return actions
 
     def snapshot(self, version: int | None = None) -> Snapshot:
         """The table at a version (the newest if None).
@@ -196,8 +199,12 @@ class Log:
         numbers = range(self._require_newest(), self.oldest - 1, -1)
         if urls.is_local(self.url):
             return [self.commit(number) for number in numbers]
+        found: list[Commit] = []
         with ThreadPoolExecutor(_CONCURRENT) as pool:
-            return list(pool.map(self.commit, numbers))
+            # Some at a time: the first entry that is missing ends it, however many there should be.
+            for some in batched(numbers, 4 * _CONCURRENT):
+                found += pool.map(self.commit, some)
+        return found
 
     def commit(self, version: int) -> Commit:
         return log.describe(self.entry(version), version, self.url)

@@ -21,7 +21,7 @@ from refindex.errors import ConflictError, ExistsError, ManifestError, NotFoundE
 from refindex.model.change import Change, Content
 from refindex.model.chunks import ChunkTable
 from refindex.model.manifest import Manifest
-from refindex.storage import tables
+from refindex.storage import disk, tables
 from refindex.storage.parquet import checkpoint, log, merge, versions
 from refindex.storage.parquet.files import LIMIT_NBYTES, OpenFile, delta_schema, encode
 from refindex.storage.parquet.log import DataFile, Snapshot
@@ -180,10 +180,11 @@ class Draft:
             target = posixpath.join(self.root, file.path)
             self._written.append(file.path)
             with reading(self.url, f"writing {file.path}"):
-                self.fs.makedirs(posixpath.dirname(target), exist_ok=True)
                 if urls.is_local(self.url):
+                    disk.make_folder(posixpath.dirname(target))
                     log.write_local(target, data)
                 else:
+                    self.fs.makedirs(posixpath.dirname(target), exist_ok=True)
                     self.fs.pipe_file(target, bytes(data))
             self.files[file.path] = file
 
@@ -216,7 +217,7 @@ class Draft:
         with reading(self.url, "committing"):
             if urls.is_local(self.url):
                 for kind in {file.kind for path, file in self.files.items() if path in self._written}:
-                    log.sync_folder(posixpath.join(self.root, f"kind={kind}"))
+                    disk.sync(posixpath.join(self.root, f"kind={kind}"))
             try:
                 self._entry = log.entry_path(self.root, snapshot.version)
                 log.create(self.fs, self.root, self.url, snapshot.version, entry)

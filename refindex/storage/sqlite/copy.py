@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pyarrow as pa
 
 from refindex.access import urls
 from refindex.access.files import StorageOptions, reading
 from refindex.access.options import filesystem
 from refindex.errors import ConflictError, ExistsError, FormatError
-from refindex.storage import tables
+from refindex.storage import disk, tables
 from refindex.storage.protocol import Copied, damaged
 from refindex.storage.sqlite import database, writer
 from refindex.storage.sqlite.reader import SQLiteReader
@@ -84,14 +84,14 @@ def write(
     temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}.tmp")
     try:
         with reading(url, "writing"):
-            place.parent.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(place.parent)
             fill(temporary)
-            _sync(temporary)
+            disk.sync(temporary)
             if after == _NONE:
                 os.link(temporary, place)
             else:
                 _replace(temporary, place, url, after[0])
-            _sync(place.parent)
+            disk.sync(place.parent)
     except FileExistsError as error:
         raise ExistsError(f"{place} was made by another writer meanwhile") from error
     finally:
@@ -99,7 +99,7 @@ def write(
     return after[0] + 1
 
 
-def _insert(db: sqlite3.Connection, table: pa.Table, ids: Mapping[str, int], version: int) -> None:
+def _insert(db: apsw.Connection, table: pa.Table, ids: Mapping[str, int], version: int) -> None:
     try:
         for name, chunks in tables.by_path(table).items():
             writer.insert_chunks(db, ids[name], chunks, version)
@@ -129,19 +129,10 @@ def _replace(temporary: Path, place: Path, url: str, version: int) -> None:
     Who waits for the lock meanwhile finds the file gone from its place, and is refused (SQLITE_READONLY_DBMOVED).
     """
     with contextlib.closing(database.connect(place, url, write=True)) as db, database.transaction(db, url):
-        found = db.execute("SELECT max(version) FROM version").fetchone()[0]
+        found = database.one_row(db, "SELECT max(version) FROM version")[0]
         if found != version:
             raise ConflictError(
                 f"{urls.display(url)}: version {found} was committed by another writer meanwhile; nothing was written. "
                 "Try again."
             )
         temporary.replace(place)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

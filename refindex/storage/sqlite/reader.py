@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import tempfile
 import threading
 import weakref
@@ -14,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import apsw
 import numpy as np
 import numpy.typing as npt
 
@@ -22,11 +22,11 @@ from refindex.access.files import StorageOptions, reading
 from refindex.access.options import filesystem
 from refindex.errors import FormatError, ManifestError, NotFoundError
 from refindex.model.change import Commit
-from refindex.model.chunks import INLINE, ChunkTable
+from refindex.model.chunks import INLINE, UNCHECKED, ChunkTable
 from refindex.model.manifest import Node, Placement, ScanReport, Source
 from refindex.model.zarr_v3 import loads
 from refindex.storage import tables
-from refindex.storage.protocol import milliseconds
+from refindex.storage.protocol import milliseconds, naming
 from refindex.storage.sqlite import database
 
 _BATCH = 500
@@ -69,7 +69,10 @@ class SQLiteReader:
         self._db = database.connect(path, url)
         try:
             database.check_format(self._db, url, path)
-            self._seen = self._data_version()
+            try:
+                self._seen = self._data_version()
+            except apsw.Error as error:
+                raise database.unreadable(error, urls.display(url)) from error
             self.version = self._choose(version, as_of)
         except BaseException:
             self.close()
@@ -110,14 +113,14 @@ class SQLiteReader:
 
     def _data_version(self) -> int:
         """A number that changes when others change the file."""
-        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+        return int(database.one_row(self._db, "PRAGMA data_version")[0])
 
     def _query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         try:
             with self._lock:
                 rows = self._db.execute(sql, parameters).fetchall()
                 expired = self._has_expired()
-        except sqlite3.Error as error:
+        except (apsw.Error, UnicodeError) as error:
             raise database.unreadable(error, urls.display(self.url)) from error
         if expired:
             raise ManifestError(
@@ -160,30 +163,34 @@ class SQLiteReader:
     @cached_property
     def nodes(self) -> Mapping[str, Node]:
         rows = self._rows("node", "ORDER BY position")
-        nodes = {
-            row["path"]: tables.make_node(**{k: v for k, v in row.items() if k not in ("id", "position")})
-            for row in rows
-        }
+        with naming(self.url):
+            nodes = {
+                row["path"]: tables.make_node(**{k: v for k, v in row.items() if k not in ("id", "position")})
+                for row in rows
+            }
         if "" not in nodes:
             raise ManifestError(f"{urls.display(self.url)}: the manifest has no root group")
         return nodes
 
     @cached_property
     def sources(self) -> Sequence[Source]:
-        return tables.make_sources(self._rows("source"), urls.parent(self.url))
+        with naming(self.url):
+            return tables.make_sources(self._rows("source"), urls.parent(self.url))
 
     @cached_property
     def placements(self) -> Sequence[Placement]:
-        return tables.make_placements(self._rows("placement"))
+        with naming(self.url):
+            return tables.make_placements(self._rows("placement"))
 
     @cached_property
     def report(self) -> ScanReport:
-        return tables.make_report(self._rows("report"), urls.parent(self.url))
+        with naming(self.url):
+            return tables.make_report(self._rows("report"), urls.parent(self.url))
 
     def find(self, path: str, chunks: npt.ArrayLike | None = None, *, start: int = 0) -> ChunkTable:
         if path not in self._ids:
             return ChunkTable.empty()
-        columns = 'chunk, source, "offset", length, encoding, data'
+        columns = 'chunk, source, "offset", length, encoding, checksum, data'
         where = f"FROM chunk WHERE node = {self._ids[path]} AND {database.live(self.version)}"
         rows: list[tuple[Any, ...]] = []
         if chunks is None:
@@ -213,7 +220,7 @@ class SQLiteReader:
 
     def windows(self, path: str, rows: int) -> Iterator[ChunkTable]:
         """The references of an array, so many at a time."""
-        columns = 'chunk, source, "offset", length, encoding, data'
+        columns = 'chunk, source, "offset", length, encoding, checksum, data'
         where = f"FROM chunk WHERE node = {self._ids[path]} AND {database.live(self.version)}"
         last = -1
         while True:
@@ -236,7 +243,7 @@ class SQLiteReader:
 
 
 def make_table(rows: Sequence[tuple[Any, ...]]) -> ChunkTable:
-    """References from rows of ``chunk, source, offset, length, encoding, data``.
+    """References from rows of ``chunk, source, offset, length, encoding, checksum, data``.
 
     Raises
     ------
@@ -245,7 +252,7 @@ def make_table(rows: Sequence[tuple[Any, ...]]) -> ChunkTable:
     """
     if not rows:
         return ChunkTable.empty()
-    chunk, source, offset, length, encoding, data = zip(*rows, strict=True)
+    chunk, source, offset, length, encoding, checksum, data = zip(*rows, strict=True)
     inline = np.array([s is None for s in source], dtype=bool)
     blob = b"".join(d or b"" for d in data)
     sizes = np.array([-1 if d is None else len(d) for d in data], dtype=np.int64)
@@ -259,4 +266,5 @@ def make_table(rows: Sequence[tuple[Any, ...]]) -> ChunkTable:
         length=length,
         encoding=[-1 if e is None else e for e in encoding],
         data=blob,
+        checksum=[UNCHECKED if c is None else c for c in checksum],
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import tempfile
 import time
 import uuid
@@ -13,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import apsw
 import numpy as np
 
 from refindex.access import urls
@@ -20,10 +20,10 @@ from refindex.access.files import StorageOptions, reading
 from refindex.access.options import filesystem
 from refindex.errors import ConflictError, ExistsError, FormatError, ManifestError, NotFoundError, UnsupportedError
 from refindex.model.change import Change, Content
-from refindex.model.chunks import INLINE, ChunkTable
+from refindex.model.chunks import INLINE, UNCHECKED, ChunkTable, joined_checksums
 from refindex.model.manifest import Manifest, Node, Placement, ReportEntry, Source
 from refindex.model.zarr_v3 import dumps
-from refindex.storage import tables
+from refindex.storage import disk, tables
 from refindex.storage.protocol import Copied, Removed, first_kept
 from refindex.storage.sqlite import database
 from refindex.storage.sqlite.reader import make_table
@@ -63,7 +63,7 @@ def commit(
 
 
 @contextlib.contextmanager
-def _open(url: str, what: str) -> Iterator[sqlite3.Connection]:
+def _open(url: str, what: str) -> Iterator[apsw.Connection]:
     if not urls.is_local(url):
         raise UnsupportedError(f"{url}: SQLite on remote storage cannot be {what}: save it as Parquet instead")
     path = urls.local_path(url)
@@ -72,8 +72,8 @@ def _open(url: str, what: str) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def _newest(db: sqlite3.Connection, url: str) -> int:
-    found = db.execute("SELECT max(version) FROM version").fetchone()[0]
+def _newest(db: apsw.Connection, url: str) -> int:
+    found = database.one_row(db, "SELECT max(version) FROM version")[0]
     if found is None:
         raise ManifestError(f"{urls.display(url)}: it has no version. Restore it from a copy, or scan again.")
     return int(found)
@@ -86,7 +86,7 @@ def newest_version(url: str) -> int:
         database.check_format(db, url, path)
         try:
             return _newest(db, url)
-        except sqlite3.Error as error:
+        except apsw.Error as error:
             raise database.unreadable(error, urls.display(url)) from error
 
 
@@ -102,9 +102,10 @@ def _create(
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with reading(url, "writing"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(path.parent)
             _fill(temporary, manifest, url, operation, details)
             os.link(temporary, path)
+            disk.sync(path.parent)
     except FileExistsError as error:
         raise ExistsError(f"{path} was made by another writer meanwhile") from error
     finally:
@@ -141,18 +142,18 @@ def _fill(path: Path, manifest: Manifest, url: str, operation: str, details: Map
 
 
 def add_version(
-    db: sqlite3.Connection, operation: str, details: Mapping[str, Any], *, after: tuple[int, int] = (-1, 0)
+    db: apsw.Connection, operation: str, details: Mapping[str, Any], *, after: tuple[int, int] = (-1, 0)
 ) -> int:
     """Add the next version; in a new file the one after a version with a timestamp."""
-    last, timestamp = db.execute(
-        "SELECT coalesce(max(version), ?), coalesce(max(timestamp), ?) FROM version", after
-    ).fetchone()
+    last, timestamp = database.one_row(
+        db, "SELECT coalesce(max(version), ?), coalesce(max(timestamp), ?) FROM version", after
+    )
     now = max(time.time_ns() // 1_000_000, timestamp + 1)
     db.execute("INSERT INTO version VALUES (?, ?, ?, ?)", (last + 1, now, operation, dumps(dict(details))))
     return int(last) + 1
 
 
-def insert_whole(db: sqlite3.Connection, content: Copied, base: str, version: int) -> dict[str, int]:
+def insert_whole(db: apsw.Connection, content: Copied, base: str, version: int) -> dict[str, int]:
     """Write all but the references of a version into a new file; the ids of the nodes by path."""
     ids = _write_nodes(db, content.nodes, version)
     _insert(db, "source", _source_rows(content.sources, base, 0), version)
@@ -161,12 +162,12 @@ def insert_whole(db: sqlite3.Connection, content: Copied, base: str, version: in
     return ids
 
 
-def _replace(db: sqlite3.Connection, manifest: Manifest, base: str, version: int) -> None:
+def _replace(db: apsw.Connection, manifest: Manifest, base: str, version: int) -> None:
     """Write a whole manifest in place of all there was; rows that are the same stay."""
     ids = _write_nodes(db, manifest.nodes, version)
     for path, array in manifest.arrays.items():
         where = f"FROM chunk WHERE node = {ids[path]} AND removed IS NULL"
-        columns = 'chunk, source, "offset", length, encoding, data'
+        columns = 'chunk, source, "offset", length, encoding, checksum, data'
         try:
             old = make_table(db.execute(f"SELECT {columns} {where} ORDER BY chunk").fetchall())
         except (FormatError, TypeError, ValueError, OverflowError) as error:
@@ -192,12 +193,15 @@ def _same_rows(one: ChunkTable, other: ChunkTable) -> int:
     same = (one.offset[:n] == other.offset[:n]) | inline
     for name in ("chunk", "source", "length", "encoding"):
         same &= getattr(one, name)[:n] == getattr(other, name)[:n]
+    checksums = joined_checksums((one.take(slice(n)), other.take(slice(n))))
+    if checksums is not None:
+        same &= checksums[:n] == checksums[n:]
     count = n if same.all() else int(np.argmin(same))
     rows = np.flatnonzero(inline[:count]).tolist()
     return next((row for row in rows if one.inline_bytes(row) != other.inline_bytes(row)), count)
 
 
-def _apply(db: sqlite3.Connection, change: Change, base: str, version: int) -> None:
+def _apply(db: apsw.Connection, change: Change, base: str, version: int) -> None:
     ids = _write_nodes(db, change.nodes, version)
     for path, first in change.dropped.items():
         if path in ids:
@@ -218,17 +222,17 @@ def _apply(db: sqlite3.Connection, change: Change, base: str, version: int) -> N
         _insert(db, "report", _report_rows(change.report, base, _count(db, "report", "number")), version)
 
 
-def _count(db: sqlite3.Connection, table: str, key: str) -> int:
+def _count(db: apsw.Connection, table: str, key: str) -> int:
     """Number of live rows, which are numbered without gaps."""
     row = db.execute(f"SELECT {key} FROM {table} WHERE removed IS NULL ORDER BY {key} DESC LIMIT 1").fetchone()
     return int(row[0]) + 1 if row else 0
 
 
-def _drop(db: sqlite3.Connection, node: int, first: int, version: int) -> None:
+def _drop(db: apsw.Connection, node: int, first: int, version: int) -> None:
     db.execute("UPDATE chunk SET removed = ? WHERE node = ? AND chunk >= ? AND removed IS NULL", (version, node, first))
 
 
-def _insert(db: sqlite3.Connection, table: str, rows: Iterable[Sequence[Any]], version: int) -> None:
+def _insert(db: apsw.Connection, table: str, rows: Iterable[Sequence[Any]], version: int) -> None:
     marks = ", ".join("?" * len(database.COLUMNS[table]))
     db.executemany(
         f"INSERT INTO {table} ({database.names(table)}, added) VALUES ({marks}, {version})",
@@ -236,7 +240,7 @@ def _insert(db: sqlite3.Connection, table: str, rows: Iterable[Sequence[Any]], v
     )
 
 
-def _replace_rows(db: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]], version: int) -> None:
+def _replace_rows(db: apsw.Connection, table: str, rows: Sequence[Sequence[Any]], version: int) -> None:
     """Make numbered rows what is live; those that are the same stay."""
     key = database.COLUMNS[table][0]
     old = {row[0]: row for row in db.execute(f"SELECT {database.names(table)} FROM {table} WHERE removed IS NULL")}
@@ -248,14 +252,14 @@ def _replace_rows(db: sqlite3.Connection, table: str, rows: Sequence[Sequence[An
     _insert(db, table, fresh, version)
 
 
-def _write_nodes(db: sqlite3.Connection, nodes: Mapping[str, Node], version: int) -> dict[str, int]:
+def _write_nodes(db: apsw.Connection, nodes: Mapping[str, Node], version: int) -> dict[str, int]:
     """Write the nodes that are not what they were, take away those that are no more; the ids of all by path.
 
     A path keeps its id over versions, so that references stay where they are when a document changes.
     """
     query = f"SELECT {database.names('node')} FROM node WHERE removed IS NULL"
     old = {row[1]: row for row in db.execute(query)}
-    following = int(db.execute("SELECT coalesce(max(id) + 1, 0) FROM node").fetchone()[0])
+    following = int(database.one_row(db, "SELECT coalesce(max(id) + 1, 0) FROM node")[0])
     ids: dict[str, int] = {}
     fresh: list[tuple[Any, ...]] = []
     last = {False: -1, True: _ARRAYS - 1}
@@ -310,11 +314,11 @@ def _report_rows(report: Iterable[ReportEntry], base: str, first: int) -> Iterat
     )
 
 
-def insert_chunks(db: sqlite3.Connection, node: int, table: ChunkTable, version: int) -> None:
+def insert_chunks(db: apsw.Connection, node: int, table: ChunkTable, version: int) -> None:
     # What is the same in all rows stands in the statement: a third less time than as parameters.
     db.executemany(
-        'INSERT INTO chunk (node, chunk, source, "offset", length, encoding, data, added) '
-        f"VALUES ({node}, ?, ?, ?, ?, ?, ?, {version})",
+        'INSERT INTO chunk (node, chunk, source, "offset", length, encoding, checksum, data, added) '
+        f"VALUES ({node}, ?, ?, ?, ?, ?, ?, ?, {version})",
         _chunk_rows(table),
     )
 
@@ -334,13 +338,16 @@ def _chunk_rows(table: ChunkTable) -> Iterator[tuple[Any, ...]]:
         encoding: list[Any] = part.encoding.tolist()
         if (part.encoding < 0).any():
             encoding = [None if e < 0 else e for e in encoding]
-        yield from zip(part.chunk.tolist(), source, offset, part.length.tolist(), encoding, data, strict=True)
+        checksum: list[Any] = [None] * n
+        if part.checksum is not None:
+            checksum = [None if c == UNCHECKED else c for c in part.checksum.tolist()]
+        yield from zip(part.chunk.tolist(), source, offset, part.length.tolist(), encoding, checksum, data, strict=True)
 
 
 def restore(url: str, version: int) -> int:
     """Make the rows of an old version live again, as :func:`refindex.storage.restore` says."""
     with _open(url, "restored") as db, database.transaction(db, url):
-        first, last = db.execute("SELECT min(version), max(version) FROM version").fetchone()
+        first, last = database.one_row(db, "SELECT min(version), max(version) FROM version")
         if first is None or not first <= version <= last:
             raise NotFoundError(f"{urls.display(url)}: there is no version {version}; versions are {first} to {last}")
         new = add_version(db, "restore", {"version": version})
@@ -365,12 +372,11 @@ def vacuum(
     with _open(url, "vacuumed") as db:
         size = path.stat().st_size
         with database.transaction(db, url):
-            found = db.execute("SELECT version, timestamp FROM version ORDER BY version").fetchall()
+            found: list[Any] = db.execute("SELECT version, timestamp FROM version ORDER BY version").fetchall()
             index = first_kept(len(found), lambda i: found[i][1], keep_versions=keep_versions, older_than=older_than)
             kept = found[index][0] if found else 0
             rows = {
-                table: db.execute(f"SELECT count(*), sum(removed <= {kept}) FROM {table}").fetchone()
-                for table in TABLES
+                table: database.one_row(db, f"SELECT count(*), sum(removed <= {kept}) FROM {table}") for table in TABLES
             }
             total, gone = (sum(int(count[i] or 0) for count in rows.values()) for i in (0, 1))
             if index and not dry_run:
@@ -379,7 +385,8 @@ def vacuum(
                 db.execute("DELETE FROM version WHERE version < ?", (kept,))
         if index:
             if not dry_run:
-                db.execute("VACUUM")
+                with database.writing(url):
+                    db.execute("VACUUM")
                 nbytes = max(0, size - path.stat().st_size)
             else:
                 nbytes = size * gone // max(total, 1)

@@ -216,10 +216,10 @@ def test_a_store_that_changes_meanwhile(store: Path, monkeypatch: pytest.MonkeyP
     ):
         calls = itertools.count()
 
-        def changing(root: str, change: Any = change, calls: Iterator[int] = calls) -> Any:
+        def changing(*place: Any, change: Any = change, calls: Iterator[int] = calls) -> Any:
             if next(calls) == 1:
                 change()
-            return walk(root)
+            return walk(*place)
 
         monkeypatch.setattr(folder, "_walk", changing)
         with pytest.raises(refindex.SourceError, match="changed while it was scanned: 1 objects"):
