@@ -219,7 +219,7 @@ def test_what_another_scan_has_kept(folder: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(refindex.FormatError, match=r"begun by refindex .*, and this is 99.1; remove the folder, or"):
         refindex.scan(folder, resume=kept)
     monkeypatch.undo()
-    monkeypatch.setattr(journal, "FORMAT", 2)
+    monkeypatch.setattr(journal, "FORMAT", journal.FORMAT + 1)
     with pytest.raises(refindex.FormatError, match="not of a form that this refindex knows"):
         refindex.scan(folder, resume=kept)
     monkeypatch.undo()
