@@ -70,7 +70,7 @@ def relocate(
         nonlocal pairs, total
         total = len(reader.sources)
         pairs = {
-            n: (source, replace(source, url=place))
+            n: (source, source.at(place))
             for n, source in enumerate(reader.sources)
             if (place := moved(source.url, here, there)) is not None
         }

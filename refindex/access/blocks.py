@@ -52,8 +52,16 @@ class RemoteBlocks:
         failure is raised again by everything after it: libhdf5 swallows what its callbacks raise.
     """
 
-    def __init__(self, url: str, storage_options: StorageOptions = None, *, stats: RemoteStats | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        storage_options: StorageOptions = None,
+        *,
+        stats: RemoteStats | None = None,
+        version: str | None = None,
+    ) -> None:
         self.url = url
+        self._version = version
         self.stats = stats if stats is not None else RemoteStats()
         self._options = storage_options
         self._held = Segments()
@@ -71,16 +79,17 @@ class RemoteBlocks:
         stats: RemoteStats | None = None,
         first: int = FIRST,
         whole: int = WHOLE,
+        version: str | None = None,
     ) -> RemoteBlocks:
         """Make the first request, and fetch the rest of a file of at most ``whole`` bytes."""
-        blocks = cls(url, storage_options, stats=stats)
+        blocks = cls(url, storage_options, stats=stats, version=version)
         _run(blocks.begin(first, whole))
         return blocks
 
     async def begin(self, first: int = FIRST, whole: int = WHOLE) -> None:
         """What :meth:`open` does, on fsspec's event loop."""
         self.stats.add(files=1)
-        make = partial(Fetcher, self.url, self._options, self.stats)
+        make = partial(Fetcher, self.url, self._options, self.stats, self._version)
         # Filesystems that lie over others read when they are made, which would wait for the loop that this runs on.
         self._fetcher = await asyncio.to_thread(make) if "::" in self.url else make()
         answer, self._source = await self._fetcher.first(first)

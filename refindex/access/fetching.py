@@ -56,12 +56,14 @@ class Fetcher:
         From every request, if it fails for good, or if its answer is of another version of the file than the first.
     """
 
-    def __init__(self, url: str, storage_options: StorageOptions, stats: RemoteStats) -> None:
+    def __init__(
+        self, url: str, storage_options: StorageOptions, stats: RemoteStats, version: str | None = None
+    ) -> None:
         self._url = url
         self._stats = stats
         self._source: Source | None = None
         with reading(url, "opening"):
-            self._transport = open_transport(url, storage_options)
+            self._transport = open_transport(url, storage_options, version)
         self._singly = Merging(gap=self._transport.gap, limit=PIECE)
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._large = asyncio.Semaphore(LARGE_IN_FLIGHT)

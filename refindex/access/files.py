@@ -47,8 +47,8 @@ type Stale = Literal["error", "warn", "ignore"]
 _MAX_OPEN = 128
 
 
-def open_reader(url: str, storage_options: StorageOptions = None) -> RangeReader:
-    """Open one file for ranges.
+def open_reader(url: str, storage_options: StorageOptions = None, version: str | None = None) -> RangeReader:
+    """Open one file for ranges, at a version of it if the storage can tell them apart.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def open_reader(url: str, storage_options: StorageOptions = None) -> RangeReader
             if urls.local_path(url).is_dir():
                 raise IsADirectoryError(f"{urls.display(url)} is a folder")
             return LocalFile(url)
-        return RemoteFile(url, storage_options)
+        return RemoteFile(url, storage_options, version)
 
 
 class reading(contextlib.AbstractContextManager[None]):  # noqa: N801 -- used as a statement
@@ -109,8 +109,12 @@ def describe_change(recorded: Source, found: Source) -> str | None:
     """How a file differs from its record, or None where nothing says that it does."""
     if found.size != recorded.size:
         return f"size was {recorded.size}, is {found.size}"
+    if recorded.etag and found.etag and recorded.etag != found.etag:
+        return f"etag was {recorded.etag}, is {found.etag}"
+    if recorded.version and found.version and recorded.url == found.url and recorded.version != found.version:
+        return f"version was {recorded.version}, is {found.version}"
     if recorded.etag and found.etag:
-        return None if recorded.etag == found.etag else f"etag was {recorded.etag}, is {found.etag}"
+        return None
     if recorded.mtime is not None and found.mtime is not None and not _same_time(recorded.mtime, found.mtime):
         was, now = (datetime.fromtimestamp(t / 1e6, UTC).isoformat() for t in (recorded.mtime, found.mtime))
         return f"modified {was} when scanned, {now} now"
@@ -130,7 +134,8 @@ def _same_time(one: int, other: int) -> bool:
 class SourcePool:
     """The sources of one archive, opened when first read and checked against their record.
 
-    Safe to use from several threads and event loops; a process that is forked opens the files anew.
+    Safe to use from several threads and event loops; a process that is forked opens the files anew. Of a source with
+    a version it is that version that is read and checked, however the file has been written over since.
 
     Parameters
     ----------
@@ -226,7 +231,7 @@ class SourcePool:
         recorded = self.sources[source]
         with reading(recorded.url, "opening", referenced=True):
             self._check_place(recorded.url)
-            opened = open_reader(recorded.url, self._options)
+            opened = open_reader(recorded.url, self._options, recorded.version)
             if self._must_check(source, opened):
                 with reading(recorded.url, "checking that it is unchanged"):
                     identity = opened.identity()
@@ -348,7 +353,7 @@ class SourcePool:
             recorded = self.sources[source]
             with reading(recorded.url, "opening", referenced=True):
                 self._check_place(recorded.url)
-                found = open_reader(recorded.url, self._options)
+                found = open_reader(recorded.url, self._options, recorded.version)
             if isinstance(found, RemoteFile) and found.loop is not None:
                 self._keep(source, found)
             else:

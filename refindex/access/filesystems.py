@@ -23,15 +23,15 @@ from refindex.errors import NotFoundError
 from refindex.model.manifest import Source
 
 
-def open_transport(url: str, storage_options: StorageOptions = None) -> Transport:
-    """What reads the file behind a URL that fsspec knows."""
+def open_transport(url: str, storage_options: StorageOptions = None, version: str | None = None) -> Transport:
+    """What reads the file behind a URL that fsspec knows; of s3fs, a version of it."""
     fs, path = filesystem(url, storage_options)
     asynchronous = isinstance(fs, AsyncFileSystem) and fs.async_impl and not fs.asynchronous
     kind = type(fs).__module__
     if asynchronous and kind == "fsspec.implementations.http":
         return HttpRanges(fs, path, url)
     if asynchronous and kind == "s3fs.core":
-        return S3Ranges(fs, path, url)
+        return S3Ranges(fs, path, url, version)
     if asynchronous and _is_object_store(fs):
         return _ObjectStore(fs, path, url)
     return _Async(fs, path, url) if asynchronous else _Blocking(fs, path, url, storage_options)

@@ -13,7 +13,14 @@ from refindex.model.manifest import Source
 
 def identify(url: str, info: Mapping[str, Any]) -> Source:
     """A file's identity from what a filesystem, or an answer, says of it."""
-    return Source(url=url, size=int(info["size"] or 0), mtime=modification_time(info), etag=entity_tag(info))
+    return Source(
+        url=url,
+        size=int(info["size"] or 0),
+        mtime=modification_time(info),
+        etag=entity_tag(info),
+        # What lies over another filesystem, as a cache does, cannot be asked for a version of it.
+        version=None if "::" in url else version_id(info),
+    )
 
 
 def entity_tag(info: Mapping[str, Any]) -> str | None:
@@ -23,6 +30,12 @@ def entity_tag(info: Mapping[str, Any]) -> str | None:
             return str(info[name])
     checksum = info.get("CRC")
     return f"crc32:{checksum:08x}" if isinstance(checksum, int) else None
+
+
+def version_id(info: Mapping[str, Any]) -> str | None:
+    """What S3 calls this version of an object; None where the bucket keeps none (the id of an object is then null)."""
+    found = info.get("VersionId")
+    return found if isinstance(found, str) and found not in ("", "null") else None
 
 
 def modification_time(info: Mapping[str, Any]) -> int | None:

@@ -43,6 +43,14 @@ def filesystem(url: str, storage_options: StorageOptions = None) -> tuple[Any, s
     return fs, str(path)
 
 
+def filesystem_at(url: str, version: str | None, storage_options: StorageOptions = None) -> tuple[Any, str]:
+    """:func:`filesystem`, and what it calls a version of the file; of s3fs alone, others do not know versions."""
+    fs, path = filesystem(url, storage_options)
+    if version is None or type(fs).__module__ != "s3fs.core":
+        return fs, path
+    return type(fs)(*fs.storage_args, **{**fs.storage_options, "version_aware": True}), f"{path}?versionId={version}"
+
+
 def guarded_options_for(url: str, storage_options: StorageOptions = None) -> dict[str, Any]:
     """:func:`options_for`, with sessions that do not follow every redirect, see :mod:`refindex.access.redirects`."""
     options = options_for(url, storage_options)

@@ -100,12 +100,15 @@ class RemoteFile:
 
     Asynchronous filesystems run on fsspec's own event loop, whichever loop (or none) the caller is
     on: so one object serves zarr's loop, a user's loop and plain threads alike.
+
+    With a ``version`` it is that version of the file that is read, if the filesystem is s3fs: others do not know it.
     """
 
-    __slots__ = ("_fs", "_kept", "_path", "_ranges", "url")
+    __slots__ = ("_fs", "_kept", "_path", "_ranges", "_version", "url")
 
-    def __init__(self, url: str, storage_options: StorageOptions) -> None:
+    def __init__(self, url: str, storage_options: StorageOptions, version: str | None = None) -> None:
         self.url = url
+        self._version = version
         self._fs, self._path = filesystem(url, storage_options)
         self._kept = kept_open(self._fs, self._path)
         self._ranges = self._telling()
@@ -117,7 +120,7 @@ class RemoteFile:
             return None
         if kind == "fsspec.implementations.http":
             return HttpRanges(self._fs, self._path, self.url)
-        return S3Ranges(self._fs, self._path, self.url) if kind == "s3fs.core" else None
+        return S3Ranges(self._fs, self._path, self.url, self._version) if kind == "s3fs.core" else None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -167,6 +170,9 @@ class RemoteFile:
         return answer.data[begin : begin + length], answer.source or await ranges.info()
 
     def identity(self) -> Source:
+        if self._version is not None and isinstance(self._ranges, S3Ranges):
+            pinned: Source = sync(self.loop, retrying_async, self._ranges.info)
+            return pinned
         return self._source(retrying(lambda: look(self._fs, self._path)))
 
     def _source(self, info: Mapping[str, Any]) -> Source:

@@ -100,7 +100,10 @@ def _document(archive: str, opened: Archive, arrays: dict[str, Any]) -> dict[str
         "version": opened.version,
         "arrays": arrays,
         "groups": [path for path, node in opened.nodes.items() if not node.is_array],
-        "sources": [{"url": s.url, "size": s.size, "mtime_us": s.mtime, "etag": s.etag} for s in opened.sources],
+        "sources": [
+            {"url": s.url, "size": s.size, "mtime_us": s.mtime, "etag": s.etag, "version": s.version}
+            for s in opened.sources
+        ],
         "report": [
             {"source": e.source, "path": e.path, "status": str(e.status), "reason": e.reason} for e in opened.report
         ],

@@ -216,7 +216,16 @@ def _group(node: Found, report: Callable[[str, Status, str], None]) -> Node:
     attributes, notes = v2.strict_attributes(members(raw, "attributes"))
     for note in notes:
         report(node.path, Status.NOTE, note)
-    return Node(path=node.path, document=dumps(group_document(attributes)))
+    return Node(path=node.path, document=_text(group_document(attributes)))
+
+
+def _text(document: dict[str, Any]) -> str:
+    text = dumps(document)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"its metadata is not Unicode: {error}") from error
+    return text
 
 
 def _array(member: _Member, numbers: IntArray, sources: Sequence[Source], pool: SourcePool, where: str) -> Array:
@@ -252,7 +261,7 @@ def _array(member: _Member, numbers: IntArray, sources: Sequence[Source], pool: 
         encoding=np.where((source == INLINE) | (encoding is None), DECLARED, 0),
         data=rows.data,
     )
-    return Array(path=member.path, document=dumps(plan.document), chunks=table, encodings=encodings)
+    return Array(path=member.path, document=_text(plan.document), chunks=table, encodings=encodings)
 
 
 def _of_shards(
@@ -282,7 +291,7 @@ def _of_shards(
         length=inner.length,
         encoding=DECLARED,
     )
-    return Array(path=member.path, document=dumps(document), chunks=table)
+    return Array(path=member.path, document=_text(document), chunks=table)
 
 
 def refuse_strays(where: str, strays: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from refindex.access.files import StorageOptions
 from refindex.access.looking import look
@@ -30,4 +31,5 @@ def look_at(found: Sequence[str], where: str, storage_options: StorageOptions = 
         more = [f"and {len(problems) - _LINES} more"] if len(problems) > _LINES else []
         head = f"{where}: {len(problems)} of the {len(found)} files that it refers to cannot be read:"
         raise kind("\n  ".join([head, *lines, *more]))
-    return [item for item in looked if isinstance(item, Source)]
+    # It was not now that the references were made: nothing says of which version they are.
+    return [replace(item, version=None) for item in looked if isinstance(item, Source)]

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refindex.errors import FormatError
+from refindex.errors import FormatError, UnsupportedError
 
 type IntArray = npt.NDArray[np.int64]
 type Runs = tuple[tuple[int, int], ...]
 """Chunk lengths along one dimension as ``((length, count), ...)``."""
 
 _INT64_MAX = np.iinfo(np.int64).max
-_MOST_RUNS = 1 << 24
+_MOST_RUNS = 10_000_000
 """Chunks of unequal length in a document, along all dimensions: their starts are in memory."""
 
 
@@ -195,7 +195,9 @@ class ChunkGrid:
         Raises
         ------
         FormatError
-            If it is neither ``regular`` nor ``rectilinear`` with inline chunk shapes, or has more of those than fit.
+            If it is neither ``regular`` nor ``rectilinear`` with inline chunk shapes.
+        UnsupportedError
+            If it has more chunks of unequal length than are counted out.
         """
         try:
             name, configuration = grid["name"], grid["configuration"]
@@ -220,7 +222,7 @@ def _check_runs(edges: tuple[int | Runs, ...]) -> None:
     runs = [edge for edge in edges if not isinstance(edge, int)]
     count = sum(count for edge in runs for _, count in edge)
     if count > _MOST_RUNS:
-        raise ValueError(f"{count} chunks of unequal length are more than {_MOST_RUNS}")
+        raise UnsupportedError(f"a rectilinear chunk grid with {count} chunks along its dimensions")
     if any(sum(length * count for length, count in edge) > _INT64_MAX for edge in runs):
         raise ValueError("chunks of unequal length reach beyond an int64")
 

@@ -20,6 +20,9 @@ from refindex.model.encoding import Encoding, native_codecs
 from refindex.model.grid import ChunkGrid
 from refindex.model.zarr_v3 import dumps, group_document, loads
 
+_LARGEST_NUMBER = 64
+"""Bytes of a number of an attribute, at most: the name of a type can claim gigabytes."""
+
 FORMAT_VERSION = 1
 """Version of the manifest format that this module models (see the manifest format reference)."""
 
@@ -38,12 +41,19 @@ class Source:
         Modification time in microseconds since 1970 UTC, None where the storage has none.
     etag:
         Entity tag where the storage has one.
+    version:
+        What the storage calls this version of the file, where it keeps versions: it is read at this one.
     """
 
     url: str
     size: int
     mtime: int | None = None
     etag: str | None = None
+    version: str | None = None
+
+    def at(self, url: str) -> Source:
+        """The same file at another URL, where its versions have other names."""
+        return self if url == self.url else replace(self, url=url, version=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +226,10 @@ class Node:
         for name, dtype in self.attribute_types.items():
             if name in attributes and not isinstance(attributes[name], str):
                 try:
-                    value = np.asarray(attributes[name], dtype=np.dtype(dtype))
+                    kind = np.dtype(dtype)
+                    if kind.itemsize > _LARGEST_NUMBER:
+                        raise TypeError(f"no number has {kind.itemsize} bytes")
+                    value = np.asarray(attributes[name], dtype=kind)
                 except (TypeError, ValueError, OverflowError, SyntaxError) as error:
                     raise FormatError(f"/{self.path}: attribute {name!r} is not of type {dtype!r}: {error}") from error
                 attributes[name] = value if value.ndim else value[()]

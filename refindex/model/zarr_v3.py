@@ -11,6 +11,8 @@ import ujson
 from refindex.errors import FormatError
 from refindex.model.grid import ChunkGrid
 
+_MOST_DEPTH = 256
+
 
 def dumps(document: Any) -> str:
     """JSON text without spaces; every float survives the round trip exactly."""
@@ -73,18 +75,25 @@ def consolidated(document: str, members: Iterable[tuple[str, str]]) -> str:
     )
 
 
-def json_value(value: Any) -> tuple[Any, bool]:
+def json_value(value: Any, *, depth: int = 0) -> tuple[Any, bool]:
     """A value that strict JSON can hold, and whether it had to be changed.
 
     JSON has no NaN and no infinities: they become the strings that Zarr v3 uses for fill values, so
     that clients in any language can read the document.
+
+    Raises
+    ------
+    FormatError
+        If lists and objects are nested deeper than clients, and Python, go along with.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return ("NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"), True
+    if isinstance(value, list | dict) and depth >= _MOST_DEPTH:
+        raise FormatError(f"JSON that is nested deeper than {_MOST_DEPTH} levels")
     if isinstance(value, list):
-        pairs = [json_value(v) for v in value]
+        pairs = [json_value(v, depth=depth + 1) for v in value]
         return [v for v, _ in pairs], any(changed for _, changed in pairs)
     if isinstance(value, dict):
-        named = {k: json_value(v) for k, v in value.items()}
+        named = {k: json_value(v, depth=depth + 1) for k, v in value.items()}
         return {k: v for k, (v, _) in named.items()}, any(changed for _, (_, changed) in named.items())
     return value, False

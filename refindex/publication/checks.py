@@ -58,7 +58,9 @@ def look(
     seen: list[Source | RefindexError] = []
     pool = ThreadPoolExecutor(max_workers=max(1, min(_AT_ONCE, len(public))))
     try:
-        for found in pool.map(lambda source: look_at(source.url, options(source.url), by_ranges=True), public):
+        for found in pool.map(
+            lambda source: look_at(source.url, options(source.url), by_ranges=True, version=source.version), public
+        ):
             seen.append(found)
             if progress is not None:
                 progress(len(seen), len(public))

@@ -50,7 +50,7 @@ def public_sources(sources: Sequence[Source], said: Sequence[Move]) -> list[Sour
     for move in said:
         if all(move.old.rest(source.url) is None for source in sources):
             raise NotFoundError(f"{urls.display(move.old.join(''))}: no source of the archive is there")
-    found = [replace(source, url=public_url(source.url, said)) for source in sources]
+    found = [source.at(public_url(source.url, said)) for source in sources]
     first: dict[str, str] = {}
     for was, now in zip(sources, found, strict=True):
         if (other := first.setdefault(now.url, was.url)) != was.url:

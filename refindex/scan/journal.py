@@ -39,7 +39,7 @@ from refindex.scan.lines import is_node, is_report, parsed, strange, told
 from refindex.scan.packed import ALIGNED, Interner, Layout, Line, Packed
 from refindex.scan.records import Records
 
-FORMAT = 2
+FORMAT = 3
 """Version of the files' format."""
 
 HEADER, DOCUMENTS, FILES, REFERENCES = "scan.json", "documents.jsonl", "files.jsonl", "references"
@@ -187,7 +187,9 @@ class Journal:
 
     def _entry(self, url: str, line: Mapping[str, Any], interner: Interner) -> Entry | None:
         texts = [self._texts.get(digest) for digest in (*line["nodes"], line["report"])]
-        sources = tuple(Source(url=s[0] or url, size=s[1], mtime=s[2], etag=s[3]) for s in line["sources"])
+        sources = tuple(
+            Source(url=s[0] or url, size=s[1], mtime=s[2], etag=s[3], version=s[4]) for s in line["sources"]
+        )
         # A folder is not among its own sources: what has changed in it cannot be told from them.
         if None in texts or url not in {source.url for source in sources} or not all(map(_unchanged, sources)):
             return None
@@ -233,7 +235,7 @@ class Journal:
         at = self.records.append(packed.record)
         line = {
             "url": url,
-            "sources": [(s.url if s.url != url else "", s.size, s.mtime, s.etag) for s in packed.sources],
+            "sources": [(s.url if s.url != url else "", s.size, s.mtime, s.etag, s.version) for s in packed.sources],
             "nodes": [self._document(node) for node in packed.nodes],
             "report": self._document(packed.report),
             "counts": packed.counts,

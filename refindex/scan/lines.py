@@ -66,10 +66,11 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_source(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) != 4:
+    if not isinstance(value, list) or len(value) != 5:
         return False
-    url, size, mtime, etag = value
-    return _is_text(url) and _is_count(size) and type(mtime) in (int, type(None)) and isinstance(etag, str | None)
+    url, size, mtime, *names = value
+    known = type(mtime) in (int, type(None)) and all(isinstance(each, str | None) for each in names)
+    return known and _is_text(url) and _is_count(size)
 
 
 def is_report(value: Any) -> bool:

@@ -39,6 +39,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("size", pa.int64(), nullable=False),
             pa.field("mtime", pa.timestamp("us", tz="UTC")),
             pa.field("etag", pa.string()),
+            pa.field("version", pa.string()),
         ]
     ),
     "chunk": pa.schema(
@@ -141,6 +142,7 @@ def source_table(sources: Iterable[Source], base: str, first: int = 0) -> pa.Tab
             "size": [s.size for s in rows],
             "mtime": pa.array([s.mtime for s in rows], type=pa.int64()).cast(pa.timestamp("us", tz="UTC")),
             "etag": [s.etag for s in rows],
+            "version": [s.version for s in rows],
         },
         schema=SCHEMAS["source"],
     )
@@ -150,7 +152,13 @@ def make_sources(rows: Iterable[Mapping[str, Any]], base: str) -> tuple[Source, 
     """Sources, in order of their numbers, from rows with ``mtime`` in microseconds."""
     try:
         return tuple(
-            Source(url=urls.resolve(row["url"], base), size=int(row["size"]), mtime=row["mtime"], etag=row["etag"])
+            Source(
+                url=urls.resolve(row["url"], base),
+                size=int(row["size"]),
+                mtime=row["mtime"],
+                etag=row["etag"],
+                version=row["version"],
+            )
             for row in _in_order(rows, "source", "sources")
         )
     except ManifestError:

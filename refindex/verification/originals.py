@@ -12,12 +12,13 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
 from refindex.access import urls
-from refindex.access.options import StorageOptions, filesystem
+from refindex.access.options import StorageOptions, filesystem_at
 from refindex.access.trust import Allowed
 
 type Region = tuple[slice, ...]
@@ -108,9 +109,18 @@ class Originals:
         Options for fsspec.
     allowed:
         Where files may be that originals refer to; anywhere if None.
+    versions:
+        The versions of files that are recorded, by URL: those are the originals, and not what the files are now.
     """
 
-    def __init__(self, stores: Sequence[str], storage_options: StorageOptions, allowed: Allowed | None = None) -> None:
+    def __init__(
+        self,
+        stores: Sequence[str],
+        storage_options: StorageOptions,
+        allowed: Allowed | None = None,
+        versions: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._versions = versions
         self._stores = tuple(stores)
         self._allowed = allowed
         self._options = storage_options
@@ -169,7 +179,7 @@ class Originals:
             from refindex.verification.original_zarr import open_remote_store
 
             return open_remote_store(place, self._options)
-        fs, path = filesystem(place, self._options)
+        fs, path = filesystem_at(place, self._versions.get(place), self._options)
         head = bytes(fs.cat_file(path, start=0, end=8))
         if head[:3] == b"CDF" or head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
             size = int(fs.size(path) or 0)

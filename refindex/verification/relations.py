@@ -135,7 +135,11 @@ def _sources(reader: ManifestReader, relations: Relations, found: Findings) -> N
                 raise ValueError(f"its size is {size!r}")
             if not isinstance(row["mtime"], int | None) or not isinstance(row["etag"], str | None):
                 raise ValueError(f"its time is {row['mtime']!r} and its entity tag {row['etag']!r}")
-            relations.sources[number] = Source(url=url, size=size, mtime=row["mtime"], etag=row["etag"])
+            if not isinstance(row["version"], str | None):
+                raise ValueError(f"its version is {row['version']!r}")
+            relations.sources[number] = Source(
+                url=url, size=size, mtime=row["mtime"], etag=row["etag"], version=row["version"]
+            )
         except (TypeError, ValueError, AttributeError) as error:
             found.add(Kind.MANIFEST, f"source {number} ({row['url']!r}): {error}", remedy=ANEW)
 

@@ -98,9 +98,10 @@ def _verify(
     if lineage.kind == "imported" and len(lineage.files) != 1:
         found.skip("references that were imported: nothing says which part of an array each file has", "all values")
         return
+    versions = {s.url: s.version for s in relations.sources if s is not None and s.version is not None}
     with (
         Archive(opening) as archive,
-        closing(Originals(lineage.stores, opening.storage_options, _allowed(reader, opening))) as originals,
+        closing(Originals(lineage.stores, opening.storage_options, _allowed(reader, opening), versions)) as originals,
     ):
         Comparison(
             archive=archive,

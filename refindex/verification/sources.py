@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from refindex.access import urls
 from refindex.access.files import describe_change
-from refindex.access.looking import look
+from refindex.access.looking import look_again
 from refindex.access.options import StorageOptions
 from refindex.errors import NotFoundError, RefindexError
 from refindex.model.manifest import Source
@@ -22,9 +22,9 @@ def check_sources(sources: Sequence[Source | None], storage_options: StorageOpti
     found.told("sources", 0, len(sources))
     for start in range(0, len(sources), _WINDOW):
         some = [(n, s) for n, s in enumerate(sources[start : start + _WINDOW], start) if s is not None]
-        seen = look(list(dict.fromkeys(source.url for _, source in some)), storage_options)
-        for number, source in some:
-            now, name = seen[source.url], urls.display(source.url)
+        seen = look_again([source for _, source in some], storage_options)
+        for (number, source), now in zip(some, seen, strict=True):
+            name = urls.display(source.url)
             if isinstance(now, RefindexError):
                 moved = "if it has moved, say where to (refindex relocate)"
                 remedy = moved if isinstance(now, NotFoundError) else "see that it can be read"
@@ -49,4 +49,5 @@ def _identity(source: Source) -> str:
     told = [f"{source.size} bytes"]
     told += [] if source.mtime is None else [f"mtime {source.mtime}"]
     told += [] if source.etag is None else [f"etag {source.etag}"]
+    told += [] if source.version is None else [f"version {source.version}"]
     return ", ".join(told)

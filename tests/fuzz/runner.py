@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -128,35 +129,47 @@ def _keep(outcome: Outcome, signature: str, text: str, data: bytes) -> None:
 
 
 class Totals:
-    """Executions of each target since its last finding, in a file."""
+    """Executions of each target since its last finding, in a file that several runs may share."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.found: dict[str, dict[str, object]] = json.loads(path.read_bytes()) if path.exists() else {}
         self._lock = threading.Lock()
+
+    @property
+    def found(self) -> dict[str, dict[str, object]]:
+        """What the file says, by target."""
+        found: dict[str, dict[str, object]] = json.loads(self.path.read_bytes()) if self.path.exists() else {}
+        return found
+
+    @contextlib.contextmanager
+    def _row(self, target: str) -> Iterator[dict[str, object]]:
+        """What is said of one target, to be changed."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock, self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = self.found
+            yield found.setdefault(target, {})
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
+            temporary.replace(self.path)
 
     def next_seed(self, target: str) -> int:
         """Another seed each time."""
-        with self._lock:
-            row = self.found.setdefault(target, {})
-            row["seed"] = int(str(row.get("seed", 0))) + 1
-            return int(str(row["seed"]))
+        with self._row(target) as row:
+            seed = int(str(row.get("seed", 0))) + 1
+            row["seed"] = seed
+        return seed
 
     def add(self, outcome: Outcome) -> None:
-        with self._lock:
-            row = self.found.setdefault(outcome.target, {})
+        with self._row(outcome.target) as row:
             if outcome.failures:
                 seed = row.get("seed", 0)
                 row.clear()
                 row["seed"] = seed
-            else:
-                for engine, count in outcome.executions.items():
-                    row[engine] = int(str(row.get(engine, 0))) + count
-                    row[f"{engine} seconds"] = float(str(row.get(f"{engine} seconds", 0.0))) + outcome.seconds[engine]
-                row |= {f"{engine} coverage": text for engine, text in outcome.coverage.items()}
-                row["slowest"] = max(float(str(row.get("slowest", 0.0))), outcome.slowest)
-                row["date"] = datetime.now(UTC).date().isoformat()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.found, indent=1), encoding="utf-8")
-            shutil.move(temporary, self.path)
+                return
+            for engine, count in outcome.executions.items():
+                row[engine] = int(str(row.get(engine, 0))) + count
+                row[f"{engine} seconds"] = float(str(row.get(f"{engine} seconds", 0.0))) + outcome.seconds[engine]
+            row |= {f"{engine} coverage": text for engine, text in outcome.coverage.items()}
+            row["slowest"] = max(float(str(row.get("slowest", 0.0))), outcome.slowest)
+            row["date"] = datetime.now(UTC).date().isoformat()

@@ -10,12 +10,15 @@ import pytest
 
 from refindex.access import urls
 from refindex.errors import DecodeError, FormatError, UnsupportedError
+from refindex.interop.kerchunk_reading import from_kerchunk
 from refindex.interop.templates import expand
 from refindex.scan.hdf5.plain import Leaf
 from tests.fuzz import structured
+from tests.fuzz.mutation import written
 from tests.fuzz.target import FindingError, Target, execute
 from tests.fuzz.targets import ALL, decoding
 from tests.fuzz.targets.hdf5 import check_leaf
+from tests.fuzz.targets.zarr_stores import _V2
 
 CORPUS = Path(__file__).parent / "corpus"
 KEPT = sorted(path for path in CORPUS.rglob("*.bin"))
@@ -48,6 +51,25 @@ def test_what_a_chunk_has_no_room_for_is_not_made(data: bytes, run: object) -> N
         assert tracemalloc.get_traced_memory()[1] < decoding.BOMB // 8
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    ['{"a":' + "[" * 1000 + "]" * 1000 + "}", '{"a":' * 1000 + "1" + "}" * 1000, '{"a":"\\ud800"}', '{"\\ud800":1}'],
+    ids=["deep lists", "deep objects", "a value", "a name"],
+)
+def test_attributes_that_no_document_can_have(attributes: str) -> None:
+    array = written(_V2).decode()
+    for references in (
+        {".zgroup": '{"zarr_format":2}', ".zattrs": attributes},
+        {".zgroup": '{"zarr_format":2}', "a/.zarray": array, "a/.zattrs": attributes},
+    ):
+        try:
+            manifest = from_kerchunk(references)
+        except FormatError:
+            continue
+        assert not manifest.arrays
+        assert manifest.report.problems
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def make_source(number: int, base: str = "/data") -> Source:
         size=2**40 + number,
         mtime=1_700_000_000_123_456 + number,
         etag=None if number else '"e"',
+        version=f"v{number}" if number % 2 else None,
     )
 
 

@@ -19,7 +19,6 @@ MAX_NDIM = 64
 """What numpy arrays can have."""
 
 _MAX_EXTENT = 2**63 - 1
-_MAX_RUNS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +84,6 @@ def regular_grid(shape: tuple[int, ...], chunks: tuple[int, ...]) -> ChunkGrid:
         raise FormatError(f"{len(chunks)} chunk lengths for {len(shape)} dimensions")
     repaired = tuple(1 if chunk == 0 and extent == 0 else chunk for chunk, extent in zip(chunks, shape, strict=True))
     return ChunkGrid.regular(shape, repaired)
-
-
-def check_runs(grid: ChunkGrid) -> ChunkGrid:
-    """Refuse rectilinear grids whose chunks could not be counted out in memory."""
-    counts = [count for count, edge in zip(grid.counts, grid.edges, strict=True) if not isinstance(edge, int)]
-    if sum(counts) > _MAX_RUNS:
-        raise UnsupportedError(f"a rectilinear chunk grid with {sum(counts)} chunks along its dimensions")
-    return grid
 
 
 def members(value: Any, what: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from refindex.model.grid import ChunkGrid
 from refindex.scan.zarr.plan import (
     ChunkKeys,
     Plan,
-    check_runs,
     extents,
     members,
     regular_grid,
@@ -111,7 +110,7 @@ def _grid(shape: tuple[int, ...], value: Any) -> ChunkGrid:
     if grid["name"] == "rectilinear":
         if configuration.get("kind") != "inline":
             raise UnsupportedError(f"a rectilinear chunk grid of kind {shortened(configuration.get('kind'))}")
-        return check_runs(ChunkGrid.from_json(shape, grid))
+        return ChunkGrid.from_json(shape, grid)
     raise UnsupportedError(f"chunk grid {grid['name']!r}")
 
 

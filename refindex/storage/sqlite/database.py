@@ -34,7 +34,7 @@ CREATE INDEX node_path ON node (path, id);
 CREATE INDEX node_removed ON node (removed, added);
 CREATE TABLE source (
     source INTEGER NOT NULL, url TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER, etag TEXT,
-    added INTEGER NOT NULL, removed INTEGER, PRIMARY KEY (source, added)) WITHOUT ROWID;
+    version TEXT, added INTEGER NOT NULL, removed INTEGER, PRIMARY KEY (source, added)) WITHOUT ROWID;
 CREATE TABLE chunk (
     node INTEGER NOT NULL, chunk INTEGER NOT NULL, source INTEGER, "offset" INTEGER, length INTEGER NOT NULL,
     encoding INTEGER, checksum INTEGER, added INTEGER NOT NULL, removed INTEGER, data BLOB,
@@ -50,12 +50,18 @@ CREATE TABLE report (
 
 COLUMNS = {
     "node": ("id", "path", "position", "document", "encodings", "attribute_types", "joined"),
-    "source": ("source", "url", "size", "mtime", "etag"),
+    "source": ("source", "url", "size", "mtime", "etag", "version"),
     "chunk": ("node", "chunk", "source", "offset", "length", "encoding", "checksum", "data"),
     "placement": ("number", "dim", "source", "start", "length", "offset"),
     "report": ("number", "path", "url", "status", "reason"),
 }
 """The columns of each table but for ``added`` and ``removed``."""
+
+
+_COMPUTED = """
+SELECT min(type || ' ' || name) FROM sqlite_schema
+WHERE type NOT IN ('table', 'index') OR sql LIKE '%VIRTUAL%' OR sql LIKE '%GENERATED%' OR sql LIKE '% AS %(%'"""
+"""What a database from anyone could have SQLite compute when it is read: without an end, or of any size."""
 
 
 def names(table: str) -> str:
@@ -140,11 +146,12 @@ def check_format(db: apsw.Connection, url: str, path: Path) -> None:
         try:
             names = ("application_id", "user_version", "page_count", "page_size")
             application, written, n_pages, page_size = (int(db.pragma(name)) for name in names)
+            computed = one_row(db, _COMPUTED)[0]
             size = path.stat().st_size
         finally:
             if db.in_transaction:  # SQLite has rolled back where it could not read
                 db.execute("ROLLBACK")
-    except apsw.Error as error:
+    except (apsw.Error, UnicodeError) as error:
         raise unreadable(error, where) from error
     if (expected := n_pages * page_size) > size:
         raise ManifestError(
@@ -156,6 +163,8 @@ def check_format(db: apsw.Connection, url: str, path: Path) -> None:
         raise ManifestError(
             f"{where}: manifest format {written}; this refindex reads format {FORMAT_VERSION}. Upgrade refindex."
         )
+    if computed:
+        raise ManifestError(f"{where}: its schema, {computed}, is not of the form that a manifest has")
 
 
 @contextlib.contextmanager

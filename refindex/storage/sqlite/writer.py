@@ -300,7 +300,7 @@ def _write_nodes(db: apsw.Connection, nodes: Mapping[str, Node], version: int) -
 
 
 def _source_rows(sources: Iterable[Source], base: str, first: int) -> Iterator[tuple[Any, ...]]:
-    return ((n, urls.relative(s.url, base), s.size, s.mtime, s.etag) for n, s in enumerate(sources, first))
+    return ((n, urls.relative(s.url, base), s.size, s.mtime, s.etag, s.version) for n, s in enumerate(sources, first))
 
 
 def _placement_rows(placements: Iterable[Placement], first: int) -> Iterator[tuple[Any, ...]]:
