@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 import fsspec
 import h5py
+import netCDF4
 import numpy as np
 import pytest
 from fsspec.asyn import sync
@@ -209,10 +211,8 @@ def test_verify_compares_the_version_that_was_scanned(s3: Buckets, place: Path) 
 
 def test_netcdf3_is_verified_at_its_version(s3: Buckets, tmp_path: Path, place: Path) -> None:
     """Such files are downloaded to be compared."""
-    from scipy.io import netcdf_file
-
     for first in (0, 100):
-        with netcdf_file(tmp_path / "three.nc", "w") as file:
+        with netCDF4.Dataset(tmp_path / "three.nc", "w", format="NETCDF3_CLASSIC") as file:
             file.createDimension("x", 50)
             file.createVariable("a", "i4", ("x",))[:] = np.arange(first, first + 50)
         s3.call("put_object", Bucket="kept", Key="three.nc", Body=(tmp_path / "three.nc").read_bytes())
@@ -283,6 +283,21 @@ def test_other_places_have_other_versions(s3: Buckets, tmp_path: Path) -> None:
     refindex.relocate(tmp_path / "a.refindex", "s3://kept/here", tmp_path)
     assert versions() == [None]
     np.testing.assert_array_equal(read(tmp_path / "a.refindex", s3), OLD[PART])
+
+
+def test_where_versions_mean_nothing(s3: Buckets, tmp_path: Path) -> None:
+    """Behind a cache the version cannot be asked for; of references that were made elsewhere nobody knows it."""
+    url = s3.put("kept", "cached.h5", OLD[:CHUNK])
+    options = {"s3": s3.options, "cache_storage": str(tmp_path / "cache")}
+    assert [s.version for s in refindex.scan(f"simplecache::{url}", storage_options=options).sources] == [None]
+    with h5py.File(tmp_path / "written.h5") as file:
+        chunk = file["a"].id.get_chunk_info(0)
+    array = {"shape": [CHUNK], "chunks": [CHUNK], "dtype": "<i4", "compressor": None, "filters": None}
+    described = json.dumps({**array, "fill_value": 0, "order": "C", "zarr_format": 2})
+    references = {".zgroup": '{"zarr_format":2}', "a/.zarray": described, "a/0": [url, chunk.byte_offset, chunk.size]}
+    (tmp_path / "k.json").write_text(json.dumps({"version": 1, "refs": references}))
+    imported = refindex.from_kerchunk(tmp_path / "k.json", allow=["s3://kept/"], storage_options=s3.options)
+    assert [(s.url, s.version) for s in imported.sources] == [(url, None)]
 
 
 @pytest.mark.parametrize("check", [True, False])
