@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from fsspec.registry import _registry
+from s3 import Log, s3_server
 from serving import RangeServer
 
 import refindex
@@ -25,30 +25,18 @@ from refindex.scan.registry import scan_source
 from refindex.storage.parquet import log
 
 pytest.importorskip("obstore", reason="obstore is not installed")
-moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
 
-from obstore.fsspec import register  # noqa: E402
+from obstore.fsspec import register
 
 pytestmark = pytest.mark.timeout(180)
 
 BUCKET = "through-obstore"
 
 
-class Requests(logging.Handler):
-    """What the server of S3 was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
 @dataclass(kw_only=True)
 class Served:
     options: dict[str, Any]
-    requests: Requests
+    requests: Log
 
 
 @pytest.fixture
@@ -65,34 +53,19 @@ def registered() -> Iterator[None]:
 
 @pytest.fixture
 def s3(registered: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    logger = logging.getLogger("werkzeug")
-    requests, level, passed_on = Requests(), logger.level, logger.propagate
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(requests)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=True)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    for call in (f"{url}/moto-api/reset", f"{url}/{BUCKET}"):
-        method = "POST" if "reset" in call else "PUT"
-        urllib.request.urlopen(urllib.request.Request(call, method=method), timeout=20).close()
-    of_bucket = {
-        "endpoint": url,
-        "access_key_id": "test",
-        "secret_access_key": "test",
-        "region": "us-east-1",
-        "client_options": {"allow_http": True},
-        "retry_config": {"max_retries": 0},
-    }
-    try:
-        yield Served(options={f"s3://{BUCKET}": of_bucket}, requests=requests)
-    finally:
-        server.stop()
-        logger.removeHandler(requests)
-        logger.setLevel(level)
-        logger.propagate = passed_on
+    with s3_server(monkeypatch) as running:
+        for call in (f"{running.url}/moto-api/reset", f"{running.url}/{BUCKET}"):
+            method = "POST" if "reset" in call else "PUT"
+            urllib.request.urlopen(urllib.request.Request(call, method=method), timeout=20).close()
+        of_bucket = {
+            "endpoint": running.url,
+            "access_key_id": "test",
+            "secret_access_key": "test",
+            "region": "us-east-1",
+            "client_options": {"allow_http": True},
+            "retry_config": {"max_retries": 0},
+        }
+        yield Served(options={f"s3://{BUCKET}": of_bucket}, requests=running.log)
 
 
 def put(url: str, data: bytes, options: dict[str, Any] | None = None) -> str:

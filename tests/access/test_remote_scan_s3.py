@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,54 +11,29 @@ import h5py
 import netCDF4
 import numpy as np
 import pytest
+from s3 import Log, s3_server
 
 import refindex
 from refindex.access.transport import RemoteStats
 from refindex.scan.many import scan_many
 from refindex.scan.registry import scan_source
 
-moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 
 MB = 1_000_000
 
 
-class Log(logging.Handler):
-    """The requests that the server answered."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, dict[str, Any], Log]]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    logger = logging.getLogger("werkzeug")
-    log, level, passed_on = Log(), logger.level, logger.propagate
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(log)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=True)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"endpoint_url": f"http://{host}:{port}"}
-    fs = fsspec.filesystem("s3", **options)
-    if not fs.exists("remote-scan"):  # moto's buckets outlive its servers
-        fs.mkdir("remote-scan")
-    try:
-        yield fs, options, log
-    finally:
-        server.stop()
-        logger.removeHandler(log)
-        logger.setLevel(level)
-        logger.propagate = passed_on
-        type(fs).clear_instance_cache()
+    with s3_server(monkeypatch) as running:
+        options = {"endpoint_url": running.url}
+        fs = fsspec.filesystem("s3", **options)
+        if not fs.exists("remote-scan"):
+            fs.mkdir("remote-scan")
+        try:
+            yield fs, options, running.log
+        finally:
+            type(fs).clear_instance_cache()
 
 
 def put(fs: Any, path: Path) -> str:

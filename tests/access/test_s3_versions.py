@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import netCDF4
 import numpy as np
 import pytest
 from fsspec.asyn import sync
+from s3 import Log, s3_server
 from serving import forget_s3
 
 import refindex
@@ -24,23 +24,11 @@ from refindex.access.files import SourcePool
 from refindex.access.looking import look
 from refindex.model.manifest import Source
 
-moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 
 pytestmark = pytest.mark.timeout(120)
 
 CHUNK = 1000
-
-
-class Log(logging.Handler):
-    """The requests that the server answered."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
 
 
 @dataclass
@@ -77,32 +65,18 @@ class Buckets:
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Buckets]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    logger = logging.getLogger("werkzeug")
-    log, level, passed_on = Log(), logger.level, logger.propagate
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(log)
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=True)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"endpoint_url": f"http://{host}:{port}"}
-    fs = fsspec.filesystem("s3", **options)
-    made = Buckets(fs, options, log, tmp_path)
-    for bucket in ("kept", "plain"):
-        if not fs.exists(bucket):  # moto's buckets outlive its servers
-            fs.mkdir(bucket)
-    made.call("put_bucket_versioning", Bucket="kept", VersioningConfiguration={"Status": "Enabled"})
-    try:
-        yield made
-    finally:
-        forget_s3()
-        server.stop()
-        logger.removeHandler(log)
-        logger.setLevel(level)
-        logger.propagate = passed_on
+    with s3_server(monkeypatch) as running:
+        options = {"endpoint_url": running.url}
+        fs = fsspec.filesystem("s3", **options)
+        made = Buckets(fs, options, running.log, tmp_path)
+        for bucket in ("kept", "plain"):
+            if not fs.exists(bucket):
+                fs.mkdir(bucket)
+        made.call("put_bucket_versioning", Bucket="kept", VersioningConfiguration={"Status": "Enabled"})
+        try:
+            yield made
+        finally:
+            forget_s3()
 
 
 @pytest.fixture(params=["a.refindex", "a.sqlite"])

@@ -298,3 +298,16 @@ def test_the_journal_of_another_archive(box: Path, tmp_path: Path, made: tuple[P
     other, expected = grow(tmp_path / "other", ".sqlite", seed=1)
     shutil.copyfile(box.with_name(box.name + "-journal"), other.with_name(other.name + "-journal"))
     assert outcome(other, expected) == "refused"
+
+
+def test_links_to_archives_and_to_sources(box: Path, made: tuple[Path, list[Values]], tmp_path: Path) -> None:
+    """What is between SQLite and the files takes no link for an archive, and opens one through it."""
+    link = box.with_name("link.sqlite")
+    link.symlink_to(box)
+    assert outcome(link, made[1]) == "right"
+    source = next(box.parent.glob("*.[nh]*"))
+    other = tmp_path / "source"
+    other.symlink_to(source)
+    assert not storage.is_archive(urls.absolute(other))
+    with refindex.open(other) as archive:
+        assert archive.arrays

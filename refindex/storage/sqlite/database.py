@@ -105,7 +105,8 @@ def connect(path: Path, url: str, *, write: bool = False) -> apsw.Connection:
     if not path.exists():
         raise NotFoundError(f"{urls.display(url)}: no such archive")
     try:
-        db = apsw.Connection(os.fspath(path.absolute()), flags=apsw.SQLITE_OPEN_READWRITE, vfs=pages.NAME)
+        # SQLite itself would follow a link; what lies between it and the files says that this is an error.
+        db = apsw.Connection(os.path.realpath(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=pages.NAME)
         db.set_busy_timeout(int(BUSY_TIMEOUT * 1000))
         # A transaction that outgrows the cache would lock readers out long before it commits. What is committed is so
         # when the journal is gone: that, too, is brought to the disk.
@@ -231,7 +232,7 @@ def _begins_as_one(path: Path) -> bool:
         return False
     try:
         with contextlib.closing(
-            apsw.Connection(os.fspath(path.absolute()), flags=apsw.SQLITE_OPEN_READONLY, vfs=pages.NAME)
+            apsw.Connection(os.path.realpath(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=pages.NAME)
         ) as db:
             db.set_busy_timeout(int(BUSY_TIMEOUT * 1000))
             db.execute("PRAGMA schema_version").fetchall()
