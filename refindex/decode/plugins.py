@@ -6,6 +6,7 @@ imports refindex (for its entry point) in a thread of its own, while another pac
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 _LOCK = threading.Lock()
@@ -25,5 +26,8 @@ def register() -> None:
         if not _registered:
             import hdf5plugin
 
-            hdf5plugin.register(force=True)
+            for name in hdf5plugin.FILTERS:
+                # A filter stays as it is while a dataset that is stored with it is open: it works, then.
+                with contextlib.suppress(RuntimeError):
+                    hdf5plugin.register(name, force=True)
             _registered = True

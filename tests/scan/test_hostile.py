@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import hdf5plugin
 import numpy as np
 import pytest
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t, h5z
@@ -336,7 +335,6 @@ def patch(path: Path, old: bytes, new: bytes) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
-    hdf5plugin.register(force=True)
     for name, make in MAKERS.items():
         make(folder / f"{name}.h5")
     return folder
