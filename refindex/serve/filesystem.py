@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,14 @@ class RefindexFileSystem(AsyncFileSystem):  # type: ignore[misc]
             url=urls.absolute(url), version=version, storage_options=dict(options or {}), stale=stale, allow=allow
         )
         self._keys = keys
+        self._opening = threading.Lock()
 
     @property
     def keys(self) -> KeySpace:
         if self._keys is None:
-            self._keys = open_keys(self.archive)
+            with self._opening:  # several threads may ask first: one of them opens it
+                if self._keys is None:
+                    self._keys = open_keys(self.archive)
         return self._keys
 
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Self
@@ -47,11 +48,14 @@ class KeysStore(Store):
         super().__init__(read_only=True)
         self.archive = archive
         self._keys = keys
+        self._opening = threading.Lock()
 
     @property
     def keys(self) -> KeySpace:
         if self._keys is None:
-            self._keys = self._open_keys()
+            with self._opening:  # several threads may ask first: one of them opens it
+                if self._keys is None:
+                    self._keys = self._open_keys()
         return self._keys
 
     @abstractmethod
@@ -80,6 +84,7 @@ class KeysStore(Store):
         self._is_open = state["is_open"]
         self.archive = state["archive"]
         self._keys = None
+        self._opening = threading.Lock()
 
     async def get(
         self,

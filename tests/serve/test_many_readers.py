@@ -7,8 +7,10 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import pickle
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,9 @@ import zarr
 from serving import RangeServer
 
 import refindex
+from refindex.serve import filesystem, zarr_store
 from refindex.serve.codec_pipeline import open_group
+from refindex.serve.opening import Opening, open_keys
 
 FILES, ROWS, COLUMNS = 6, 40, 90
 KINDS = ("deflated", "plain", "adapted")
@@ -189,3 +193,26 @@ def test_nothing_stays_open(series: Iterator[Path], suffix: str) -> None:
     assert descriptors() <= before
     assert threading.active_count() <= threads
     assert resident() - memory < 16 << 20
+
+
+@pytest.mark.parametrize("way", ["filesystem", "store"])
+def test_whoever_asks_first_opens_it_once(series: Iterator[Path], way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder,) = series
+    refindex.scan(sorted(folder.glob("*.h5"))).save(folder / "a.sqlite")
+    opened: list[object] = []
+
+    def slowly(opening: Opening) -> Any:
+        opened.append(opening)
+        time.sleep(0.1)
+        return open_keys(opening)
+
+    for module in (filesystem, zarr_store):
+        monkeypatch.setattr(module, "open_keys", slowly)
+    asked: Any = filesystem.RefindexFileSystem(fo=str(folder / "a.sqlite"))
+    if way == "store":
+        with refindex.open(folder / "a.sqlite") as archive:
+            asked = pickle.loads(pickle.dumps(archive.store))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: asked.keys, range(8)))
+    assert len(opened) == len(set(map(id, found))) == 1
+    found[0].resolver.reader.close()
