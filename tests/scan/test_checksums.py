@@ -93,7 +93,9 @@ def test_checksums_are_those_of_the_bytes(name: str, tmp_path: Path, monkeypatch
         with refindex.open(tmp_path / "a.sqlite") as two, zarr.config.set({"array.rectilinear_chunks": True}):
             for path in right:
                 values = [zarr.open_array(archive.store, path=path, mode="r")[...] for archive in (one, two)]
-                listed = [v.tobytes() if v.dtype.kind not in "OT" else v.tolist() for v in map(np.asarray, values)]
+                listed = [
+                    v.tobytes() if v.dtype.kind not in ("O", "T") else v.tolist() for v in map(np.asarray, values)
+                ]
                 assert listed[0] == listed[1]
 
 
